@@ -113,8 +113,8 @@ class AtariEnvs:
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
         """Wait for the emulators. Returns, each with N rows: the next observations (uint8), already of a new episode
         where one ended; the unclipped rewards (int32); whether the step was terminal for learning; whether the time
-        limit cut it; whether a new episode begins (bool). Last, a dict: `final_frame`, the newest frames of the true
-        successor observations, (N, 84, 84) uint8, and `score` and `length` (agent steps) of every game so far, (N,)."""
+        limit cut it; whether a new episode begins (bool). Last, a dict: `score` and `length` (agent steps) of the games
+        so far, (N,), and `final_frame`, (N, 84, 84) uint8: where the limit cut, the true successor's newest frame."""
         obs, rewards, game_over, _, info = self.envs.recv()
         self.scores, self.lengths = self.scores + rewards, self.lengths + 1
         truncated = (self.lengths >= self.max_steps) & ~game_over
@@ -368,7 +368,7 @@ def record_video(path: Path, args: Args, seeds: np.ndarray, actions: np.ndarray)
     video = imageio_ffmpeg.write_frames(str(path), (160, 210), fps=15, macro_block_size=1, output_params=zoom)
     video.send(None)
     video.send(envs.reset(seeds).tobytes())
-    for action in actions:
+    for action in actions[:-1]:  # the last one ends the episode
         envs.send(np.array([action]))
         video.send(envs.recv()[-1]["final_frame"].tobytes())
     video.close()
@@ -459,7 +459,8 @@ if __name__ == "__main__":
     check_args(args)
     device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
     device_name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU (no CUDA GPU found, or --no-cuda)"
-    print("device:", device_name, flush=True)
+    sys.stdout.reconfigure(line_buffering=True)
+    print("device:", device_name)
 
     # TRY NOT TO MODIFY: seeding
     torch.manual_seed(args.seed)
@@ -578,14 +579,13 @@ if __name__ == "__main__":
             state |= {"cuda_rng": torch.cuda.get_rng_state() if device.type == "cuda" else None}
             state |= {"last_update": last_update and [float(value) for value in last_update]}
             state |= {"logs": {log.name: log.stat().st_size for log in run_dir.glob("ev*")}}
-            temporary = run_dir / "checkpoint.pt.tmp"
             try:
-                with open(temporary, "wb") as file:
+                with open(run_dir / "checkpoint.tmp", "wb") as file:
                     torch.save(state, file)
                     os.fsync(file.fileno())
-                temporary.replace(run_dir / "checkpoint.pt")
+                (run_dir / "checkpoint.tmp").replace(run_dir / "checkpoint.pt")
             except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
-                temporary.unlink(missing_ok=True)
+                (run_dir / "checkpoint.tmp").unlink(missing_ok=True)
                 tqdm.write(f"warning: no checkpoint at step {global_step:,}, the one before is kept: {error!r}")
             obs, first = envs.reset(rng.integers(2**31, size=args.num_envs)), np.ones(args.num_envs, bool)
 

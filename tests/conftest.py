@@ -1,0 +1,51 @@
+"""What the tests share: the scripts as modules, and a way to run them as a user does."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on many threads
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPTS = ["dqn_atari", "dqn_atari_mexp"]
+TINY = "--num-envs 1 --batch-size 8 --learning-starts 64 --buffer-size 400 --eval-frequency 0 --checkpoint-frequency 0"
+
+
+def load(name: str):
+    """The script as a module; importing it must have no side effects."""
+    if name not in sys.modules:
+        spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[name] = module
+        spec.loader.exec_module(module)
+    return sys.modules[name]
+
+
+@pytest.fixture(params=SCRIPTS)
+def script(request):
+    return load(request.param)
+
+
+def make_network(script, num_actions: int, k: float = 2.0):
+    """The script's QNetwork; `k` goes only to those that have the layer."""
+    return script.QNetwork(num_actions, k) if hasattr(script, "MeanExpansion") else script.QNetwork(num_actions)
+
+
+def command(name: str, *flags: str) -> list[str]:
+    return [sys.executable, str(ROOT / f"{name}.py"), *" ".join(flags).split()]
+
+
+def run(name: str, *flags: str, cwd, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+    """Run a script in `cwd` until it ends; flags are split at spaces."""
+    result = subprocess.run(command(name, *flags), cwd=cwd, capture_output=True, text=True, timeout=240, **kwargs)
+    assert not check or result.returncode == 0, result.stderr[-3000:]
+    return result
+
+
+def run_folders(cwd) -> list[Path]:
+    """The folders of all runs below `cwd`, oldest first."""
+    return sorted((path.parent for path in Path(cwd).rglob("config.json")), key=lambda path: path.name)

@@ -1,0 +1,100 @@
+"""CUDA graphs and the GPU's replay give what plain calls and the CPU give."""
+
+import copy
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from conftest import SCRIPTS, load, make_network, run, run_folders
+from test_resume import evaluations, scalars
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none was found")
+CUDA = torch.device("cuda")
+
+
+def filled_buffer(script, device, num_envs=2):
+    """A buffer with random frames and episodes."""
+    buffer, rng = script.ReplayBuffer(300, num_envs, device), np.random.default_rng(0)
+    first = np.ones(num_envs, bool)
+    for t in range(400):
+        frames = rng.integers(0, 256, size=(num_envs, 84, 84), dtype=np.uint8)
+        buffer.append(np.arange(num_envs), frames, first, rng.integers(6, size=num_envs))
+        first = rng.random(num_envs) < 0.1
+        buffer.complete(rng.integers(-1, 2, size=num_envs), first)
+    return buffer
+
+
+def learner(script, graphs, resumed=False):
+    """`update` with everything bound, as the main block binds it, and the network that it trains."""
+    torch.manual_seed(0)
+    network = make_network(script, 6).to(CUDA, memory_format=torch.channels_last)
+    target = copy.deepcopy(network).requires_grad_(False)
+    optimizer = torch.optim.Adam(network.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True, capturable=True)
+    learn = partial(script.update, network, target, optimizer, 0.99)
+    if resumed:  # moments that are not zero must survive the warm-up too
+        buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(9)
+        for _ in range(5):
+            learn(*buffer.sample(32, rng, CUDA))
+    return (script.capture(learn, optimizer) if graphs else learn), network, optimizer
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_graphs_on_and_off_give_the_same_losses(script, resumed):
+    torch.backends.cudnn.deterministic = True
+    results = []
+    for graphs in (False, True):
+        learn, network, optimizer = learner(script, graphs, resumed)
+        buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(1)
+        generator = torch.cuda.get_rng_state()
+        losses = [[x.item() for x in learn(*buffer.sample(32, rng, CUDA))] for _ in range(50)]
+        assert torch.equal(torch.cuda.get_rng_state(), generator)
+        steps = [moments["step"].item() for moments in optimizer.state.values()]
+        assert steps == [55.0 if resumed else 50.0] * len(steps)
+        results.append((losses, [parameter.detach().clone() for parameter in network.parameters()]))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
+    for plain, graphed in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(plain, graphed, rtol=1e-5, atol=1e-7)
+
+
+def test_act_as_a_graph(script):
+    torch.manual_seed(0)
+    network = make_network(script, 6).to(CUDA, memory_format=torch.channels_last)
+    plain, graphed = partial(script.act, network), script.capture(partial(script.act, network))
+    for _ in range(5):
+        obs = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, device=CUDA)
+        torch.testing.assert_close(graphed(obs), plain(obs))
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_buffers_give_the_same_batches(script, device):
+    """The generator is NumPy's: a buffer on the GPU, in host memory, and a CPU run's draw the same."""
+    batches = []
+    for buffer_device, batch_device in (("cpu", "cpu"), (device, "cuda")):
+        buffer, rng = filled_buffer(script, torch.device(buffer_device)), np.random.default_rng(2)
+        batches.append([[x.cpu() for x in buffer.sample(32, rng, torch.device(batch_device))] for _ in range(20)])
+    for cpu, cuda in zip(*batches, strict=True):
+        assert all(torch.equal(a, b) for a, b in zip(cpu, cuda, strict=True))
+
+
+def test_too_large_for_the_gpu(script):
+    with pytest.raises(MemoryError, match="--buffer-device cpu"):
+        script.ReplayBuffer(10**9, 1, CUDA)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_whole_runs_with_and_without_graphs(name, tmp_path):
+    flags = (
+        "--env-id ALE/Pong-v5 --learning-starts 200 --buffer-size 2000 --total-timesteps 2000 --eval-frequency 2000 "
+        "--eval-steps 1 --eval-envs 2 --num-envs 2 --checkpoint-frequency 600 --exploration-steps 1000000"
+    )
+    for graphs in ("", "--no-cuda-graphs", "--buffer-device cpu"):
+        folder = tmp_path / (graphs.strip("-").replace(" ", "") or "default")
+        folder.mkdir()
+        run(name, flags, graphs, cwd=folder)
+    first, *others = [run_folders(folder)[0] for folder in sorted(tmp_path.iterdir())]
+    for other in others:
+        ours, theirs = [[s for s in scalars(f) if s[0].startswith("losses")] for f in (first, other)]
+        assert [s[:2] for s in ours] == [s[:2] for s in theirs] and len(ours) >= 2
+        np.testing.assert_allclose([s[2] for s in ours], [s[2] for s in theirs], rtol=1e-3)
+        assert len(evaluations(other)) == 1

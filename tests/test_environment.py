@@ -1,0 +1,192 @@
+"""The environment against gymnasium's wrappers, frame for frame, on the real emulator."""
+
+import ale_py
+import gymnasium
+import numpy as np
+import pytest
+from conftest import load
+from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+
+dqn = load("dqn_atari")
+gymnasium.register_envs(ale_py)
+GAMES = ["Breakout", "Pong", "SpaceInvaders", "Seaquest", "MsPacman", "Qbert", "Asteroids", "Frostbite"]
+
+
+def reference(game: str, repeat_action_probability: float, seed: int):
+    """gymnasium's preprocessing of the same ROM with the same seed; without a limit on the episode's length."""
+    env = gymnasium.make(
+        f"ALE/{game}-v5",
+        frameskip=1,
+        repeat_action_probability=repeat_action_probability,
+        full_action_space=True,
+        max_num_frames_per_episode=10**9,
+    )
+    ale = env.unwrapped.ale
+    ale.setInt("random_seed", seed)
+    ale.loadROM(ale_py.roms.get_rom_path(env.spec.kwargs["game"]))
+    env = AtariPreprocessing(env, noop_max=0, frame_skip=4, terminal_on_life_loss=False)
+    return FrameStackObservation(env, 4, padding_type="zero")
+
+
+def play_both(game, repeat_action_probability, episodes, limit, **kwargs):
+    """Play the same random actions on both and compare every step; returns the episodes' scores."""
+    seed = 7
+    envs = dqn.AtariEnvs(f"ALE/{game}-v5", 1, repeat_action_probability=repeat_action_probability, **kwargs)
+    ref = reference(game, repeat_action_probability, seed)
+    rng = np.random.default_rng(3)
+    obs, (ref_obs, _) = envs.reset(np.array([seed])), ref.reset()
+    assert obs.shape == (1, 4, 84, 84) and obs.dtype == np.uint8
+    assert np.array_equal(obs[0], ref_obs) and not obs[0, :3].any()
+    scores, score, length = [], 0, 0
+    for _ in range(limit):
+        action = rng.integers(18)
+        envs.send(np.array([action]))
+        obs, rewards, terminated, truncated, first, extra = envs.recv()
+        ref_obs, reward, ref_terminated, ref_truncated, _ = ref.step(action)
+        score, length = score + reward, length + 1
+        assert rewards[0] == reward and terminated[0] == ref_terminated and not truncated[0] and not ref_truncated
+        assert extra["score"][0] == score and extra["length"][0] == length and first[0] == ref_terminated
+        if ref_terminated:
+            scores, score, length = [*scores, score], 0, 0
+            ref_obs, _ = ref.reset()
+        assert np.array_equal(obs[0], ref_obs)
+        if len(scores) == episodes:
+            break
+    return scores
+
+
+@pytest.mark.parametrize("game", GAMES)
+def test_frame_for_frame_without_sticky_actions(game):
+    assert len(play_both(game, 0.0, episodes=2, limit=20_000)) == 2
+
+
+@pytest.mark.parametrize("game", ["Breakout", "Seaquest"])
+def test_frame_for_frame_with_sticky_actions(game):
+    assert len(play_both(game, 0.25, episodes=2, limit=20_000)) == 2
+
+
+def step(envs, actions):
+    envs.send(np.asarray(actions))
+    return envs.recv()
+
+
+def test_sticky_actions_are_the_default():
+    """Without the argument the games go as with 0.25, and not as with 0."""
+    actions = np.random.default_rng(0).integers(18, size=(150, 1))
+
+    def play(**kwargs):
+        envs = dqn.AtariEnvs("ALE/Breakout-v5", 1, **kwargs)
+        envs.reset(np.array([3]))
+        return np.concatenate([step(envs, a)[0] for a in actions])
+
+    default = play()
+    assert np.array_equal(default, play(repeat_action_probability=0.25))
+    assert not np.array_equal(default, play(repeat_action_probability=0.0))
+
+
+def test_truncation_gives_the_true_successor_observation():
+    """At the time limit the final frame is the one that an unlimited game shows; then a new episode begins."""
+    limited = dqn.AtariEnvs("ALE/Pong-v5", 2, max_steps=60)
+    unlimited = dqn.AtariEnvs("ALE/Pong-v5", 2)
+    seeds, rng = np.array([4, 5]), np.random.default_rng(0)
+    limited.reset(seeds), unlimited.reset(seeds)
+    for t in range(1, 61):
+        actions = rng.integers(18, size=2)
+        obs, rewards, terminated, truncated, first, extra = step(limited, actions)
+        free_obs, free_rewards, _, free_truncated, *_ = step(unlimited, actions)
+        assert np.array_equal(rewards, free_rewards) and not free_truncated.any() and not terminated.any()
+        assert truncated.tolist() == first.tolist() == [t == 60] * 2
+        assert np.array_equal(extra["final_frame"], free_obs[:, -1])
+    assert extra["length"].tolist() == [60, 60]
+    assert not obs[:, :3].any() and obs[:, 3].any()
+    *_, extra = step(limited, actions)
+    assert extra["length"].tolist() == [1, 1]
+
+
+def test_truncation_of_one_of_several_games():
+    """A game over shifts one game; the limit then cuts the games at different times and touches only its own."""
+    envs = dqn.AtariEnvs("ALE/Breakout-v5", 2, max_steps=180)
+    envs.reset(np.array([1, 2]))
+    rng, lengths, cuts, previous = np.random.default_rng(1), np.zeros(2, int), [], None
+    for _ in range(700):
+        obs, _, terminated, truncated, first, extra = step(envs, rng.integers(18, size=2))
+        lengths += 1
+        assert np.array_equal(extra["length"], lengths)
+        assert np.array_equal(truncated, (lengths == 180) & ~terminated)
+        assert np.array_equal(first, terminated | truncated)
+        assert np.array_equal(~obs[:, 0].any(axis=(1, 2)), lengths * ~first < 3)
+        if previous is not None:  # a game that goes on keeps its stack
+            assert np.array_equal(obs[~first, :3], previous[~first, 1:])
+        lengths[first], previous = 0, obs
+        cuts.append(truncated.tolist())
+    assert [True, False] in cuts or [False, True] in cuts
+
+
+def test_protocol_constants():
+    """108,000 frames, 18 actions, scores unclipped."""
+    envs = dqn.AtariEnvs("ALE/MsPacman-v5", 1)
+    assert envs.max_steps * 4 == 108_000 and envs.num_actions == 18
+    assert dqn.AtariEnvs("ALE/MsPacman-v5", 1, all_actions=False).num_actions == 9
+    envs.reset(np.array([0]))
+    rewards = np.concatenate([step(envs, [a % 18])[1] for a in range(120)])
+    assert rewards.max() >= 10
+
+
+def test_life_loss_is_terminal_only_with_the_flag():
+    actions = np.random.default_rng(0).integers(18, size=(400, 1))
+
+    def play(life_loss):
+        envs = dqn.AtariEnvs("ALE/Breakout-v5", 1, life_loss=life_loss)
+        envs.reset(np.array([3]))
+        results = [step(envs, a) for a in actions]
+        return [np.concatenate([result[i] for result in results]) for i in (0, 2, 4)]
+
+    (obs, terminated, first), (flag_obs, flag_terminated, flag_first) = play(False), play(True)
+    assert np.array_equal(obs, flag_obs) and np.array_equal(first, flag_first)
+    assert np.array_equal(terminated, first) and (flag_terminated | ~first).all()
+    ends = np.flatnonzero(first)
+    assert flag_terminated[: ends[0] + 1].sum() == 5  # Breakout has five lives, the last of which ends the game
+
+
+def test_same_seed_same_game_whatever_came_before():
+    """A seeded reset leaves nothing of the past: what resuming relies on."""
+    envs = dqn.AtariEnvs("ALE/Seaquest-v5", 2)
+    actions = np.random.default_rng(0).integers(18, size=(200, 2))
+    first = envs.reset(np.array([8, 9]))
+    played = [step(envs, a)[0] for a in actions]
+    other = dqn.AtariEnvs("ALE/Seaquest-v5", 2)
+    assert np.array_equal(other.reset(np.array([8, 9])), first)
+    again = envs.reset(np.array([8, 9]))
+    assert np.array_equal(again, first)
+    for a, expected in zip(actions, played, strict=True):
+        assert np.array_equal(step(envs, a)[0], expected) and np.array_equal(step(other, a)[0], expected)
+
+
+@pytest.mark.parametrize("env_id", ["ALE/SpaceInvaders-v5", "SpaceInvaders-v5", "SpaceInvadersNoFrameskip-v4"])
+def test_names_of_one_rom(env_id):
+    envs = dqn.AtariEnvs(env_id, 1)
+    expected = dqn.AtariEnvs("ALE/SpaceInvaders-v5", 1)
+    assert np.array_equal(envs.reset(np.array([1])), expected.reset(np.array([1])))
+    assert np.array_equal(step(envs, [3])[0], step(expected, [3])[0])
+
+
+@pytest.mark.parametrize(
+    "env_id,suggestion",
+    [
+        ("ALE/Breakot-v5", "ALE/Breakout-v5"),
+        ("breakout", "ALE/Breakout-v5"),
+        ("Breakout-v4", "ALE/Breakout-v5"),
+        ("ALE/BreakoutNoFrameskip-v4", "ALE/Breakout-v5"),
+        ("CartPole-v1", "ALE/"),
+        ("", "ALE/"),
+    ],
+)
+def test_unknown_env_id(env_id, suggestion):
+    with pytest.raises(ValueError, match=suggestion):
+        dqn.AtariEnvs(env_id, 1)
+
+
+def test_missing_rom(monkeypatch):
+    monkeypatch.setattr(ale_py.roms, "get_rom_path", lambda rom: None)
+    with pytest.raises(ValueError, match="pong.bin"):
+        dqn.AtariEnvs("ALE/Pong-v5", 1)

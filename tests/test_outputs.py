@@ -1,0 +1,137 @@
+"""What a run leaves behind, and what --eval-only and --help do with it."""
+
+import csv
+import json
+import re
+
+import imageio_ffmpeg
+import numpy as np
+import pytest
+import torch
+from conftest import SCRIPTS, load, run, run_folders
+from test_resume import scalars
+
+FLAGS = (
+    "--env-id ALE/Breakout-v5 --batch-size 8 --learning-starts 100 --buffer-size 2000 --eval-frequency 1000 "
+    "--eval-steps 10 --eval-envs 2 --total-timesteps 2000 --train-frequency 20 --save-model --capture-video"
+)
+COLUMNS = (
+    "step,episodes,score_mean,score_median,score_std,mean_q,mean_discounted_return,overestimation,action_gap,wall_time"
+)
+
+
+@pytest.fixture(scope="module", params=SCRIPTS)
+def finished(request, tmp_path_factory):
+    """A short run of each script: its name, folder, and what it printed."""
+    cwd = tmp_path_factory.mktemp(request.param)
+    result = run(request.param, FLAGS, cwd=cwd)
+    (folder,) = run_folders(cwd)
+    return request.param, folder, result
+
+
+def test_folder_and_config(finished):
+    name, folder, _ = finished
+    assert re.fullmatch(rf"Breakout-v5__{name}__1__\d+", folder.name) and folder.parent.name == "ALE"
+    assert folder.parent.parent.name == "runs"
+    config = json.loads((folder / "config.json").read_text())
+    assert config["finished"] is True and config["args"]["batch_size"] == 8
+    assert set(config["args"]) == set(vars(load(name).Args()))
+    assert config["packages"]["torch"] == torch.__version__ and "ale_py" in config["packages"]
+    assert "CPU" in config["device"] and (config["git_commit"] is None or len(config["git_commit"]) == 40)
+    if name.endswith("_mexp"):
+        assert config["args"]["mean_scaling_coefficient"] == 18.0
+    assert not (folder / "checkpoint.pt").exists()
+
+
+def test_eval_csv(finished):
+    _, folder, result = finished
+    assert (folder / "eval.csv").read_text().splitlines()[0] == COLUMNS
+    with open(folder / "eval.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["1000", "2000"]
+    for row in rows:
+        assert int(row["episodes"]) >= 2 and float(row["wall_time"]) > 0
+        q, g = float(row["mean_q"]), float(row["mean_discounted_return"])
+        assert float(row["overestimation"]) == pytest.approx(q - g) and float(row["action_gap"]) > 0
+        assert f"step {int(row['step']):,}: episodes {row['episodes']}" in result.stdout
+
+
+def test_tensorboard(finished):
+    _, folder, _ = finished
+    values = scalars(folder)
+    tags = {tag for tag, _, _ in values}
+    assert tags >= {"charts/episodic_return", "charts/episodic_length", "charts/epsilon", "losses/td_loss"}
+    assert tags >= {"losses/q_values", "eval/episodic_return", "eval/mean_q", "eval/mean_discounted_return"}
+    assert tags >= {"eval/overestimation", "eval/action_gap"}
+    with open(folder / "eval.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            for tag, column in (("episodic_return", "score_mean"), ("action_gap", "action_gap"), ("mean_q", "mean_q")):
+                logged = [v for t, step, v in values if t == f"eval/{tag}" and step == int(row["step"])]
+                assert logged == [pytest.approx(float(row[column]), rel=1e-5)]
+
+
+def test_terminal(finished):
+    name, folder, result = finished
+    assert result.stdout.splitlines()[0].startswith("device: CPU")
+    assert "step/s" in result.stderr and "score=" in result.stderr and "2000/2000" in result.stderr
+
+
+def test_video_plays(finished):
+    _, folder, _ = finished
+    videos = sorted((folder / "videos").iterdir())
+    assert [video.name for video in videos] == ["step_1000.mp4", "step_2000.mp4"]
+    frames = imageio_ffmpeg.read_frames(str(videos[0]))
+    meta = next(frames)
+    assert meta["size"] == (320, 420) and meta["fps"] == 15
+    pictures = [np.frombuffer(frame, np.uint8).reshape(420, 320, 3) for frame in frames]
+    assert len(pictures) > 20 and any((a != b).any() for a, b in zip(pictures, pictures[1:], strict=False))
+    assert pictures[0].std(axis=2).max() > 20, "in colour"
+
+
+def test_video_shows_the_evaluated_episode(tmp_path):
+    """Played again in colour, the episode has the same score and length as when it was evaluated."""
+    script = load("dqn_atari")
+    rng = np.random.default_rng(0)
+    args = script.Args(env_id="ALE/Seaquest-v5", eval_steps=1, eval_envs=1)
+    envs = script.AtariEnvs(args.env_id, 1)
+    metrics, seeds, film = script.evaluate(envs, lambda obs: rng.random((1, 18)), args, 7)
+    script.record_video(tmp_path / "videos" / "x.mp4", args, seeds, film)
+    frames = list(imageio_ffmpeg.read_frames(str(tmp_path / "videos" / "x.mp4")))[1:]
+    assert len(frames) == len(film)  # the first observation and one after every action but the last
+    colour = script.AtariEnvs(args.env_id, 1, grayscale=False, img_height=210, img_width=160, stack_num=1)
+    colour.reset(seeds)
+    for action in film:
+        colour.send(np.array([action]))
+        *_, first, extra = colour.recv()
+    assert first[0] and extra["score"][0] == metrics["score_mean"] and extra["length"][0] == len(film)
+
+
+def test_eval_only_gives_what_the_network_plays(finished, tmp_path):
+    """A saved model is played as during training: the same file gives the same line, whatever script trained it."""
+    name, folder, _ = finished
+    flags = "--env-id ALE/Breakout-v5 --eval-steps 10 --eval-envs 2 --eval-only"
+    own = run(name, flags, f"{folder}/model.pt", cwd=tmp_path).stdout.splitlines()[-1]
+    assert own.startswith("step 0: episodes 2") or own.startswith("step 0: episodes 3")
+    assert not list(tmp_path.iterdir())
+    if name.endswith("_mexp"):  # the folded model is the baseline's, with the same values up to rounding
+        folded = run("dqn_atari", flags, f"{folder}/model_folded.pt", cwd=tmp_path).stdout.splitlines()[-1]
+        numbers = [[float(x) for x in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", line)] for line in (own, folded)]
+        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+
+
+def test_track_with_wandb_offline(tmp_path):
+    pytest.importorskip("wandb", reason="--track needs wandb, which is optional")
+    import os
+
+    flags = FLAGS.replace("--capture-video", "").replace("2000", "1000") + " --track"
+    run("dqn_atari", flags, cwd=tmp_path, env=os.environ | {"WANDB_MODE": "offline"})
+    assert list((tmp_path / "wandb").glob("offline-run-*"))
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_help_explains_every_flag(name, tmp_path):
+    text = " ".join(run(name, "--help", cwd=tmp_path).stdout.replace("│", " ").split())
+    for field in vars(load(name).Args()):
+        assert f"--{field.replace('_', '-')}" in text
+    assert text.count("(default:") == len(vars(load(name).Args()))
+    assert "discount factor (Mnih et al. 2015) (default: 0.99)" in text

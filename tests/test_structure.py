@@ -1,0 +1,82 @@
+"""The scripts are whole: no shared module, the same text for what is shared, a small diff for the layer."""
+
+import ast
+import difflib
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, SCRIPTS, load
+
+PAIRS = [(name, f"{name}_mexp") for name in SCRIPTS if f"{name}_mexp" in SCRIPTS]
+DIFFER = {"Args", "QNetwork"}  # the layer's flag, and the layer
+
+
+def definitions(name):
+    """The source of every top-level class and function of a script."""
+    source = (ROOT / f"{name}.py").read_text()
+    nodes = [n for n in ast.parse(source).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]
+    lines = source.splitlines()
+    return {
+        n.name: "\n".join(lines[min([n.lineno, *(d.lineno for d in n.decorator_list)]) - 1 : n.end_lineno])
+        for n in nodes
+    }
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_shared_definitions_are_the_same_text(name):
+    first, other = definitions(SCRIPTS[0]), definitions(name)
+    assert len(set(first) & set(other) - DIFFER) >= 14
+    for shared in set(first) & set(other) - DIFFER:
+        assert first[shared] == other[shared], f"{shared} differs between {SCRIPTS[0]}.py and {name}.py"
+    assert set(other) - set(first) <= {"MeanExpansion"} and set(first) <= set(other)
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_imports_no_file_of_the_repository(name):
+    own = {path.stem for path in ROOT.glob("*.py")} | {"tests"}
+    for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text())):
+        modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+        modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else modules
+        assert not {module.split(".")[0] for module in modules} & own
+        assert not (isinstance(node, ast.ImportFrom) and node.level)
+
+
+@pytest.mark.parametrize("baseline,modified", PAIRS)
+def test_the_diff_is_the_layer(baseline, modified):
+    old, new = [(ROOT / f"{name}.py").read_text().splitlines() for name in (baseline, modified)]
+    changed = [line for line in difflib.unified_diff(old, new, n=0, lineterm="") if line[0] in "+-"][2:]
+    assert len(changed) < 45
+    removed = [line[1:].strip() for line in changed if line[0] == "-"]
+    body = [line for line in removed if line and line[0].islower() and "(" in line]
+    assert len(body) <= 4, body  # the network's signature, its layers, its call, and the docstring's usage line
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_length(name):
+    assert len((ROOT / f"{name}.py").read_text().splitlines()) < 600
+
+
+@pytest.mark.parametrize("name", SCRIPTS)
+def test_import_has_no_side_effects(name, tmp_path):
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {name}"
+    result = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+def test_defaults_are_the_papers(script):
+    """Section 3 of the protocol: Machado et al. 2018 with the learning settings of Rainbow and Dopamine."""
+    expected = dict(total_timesteps=50_000_000, buffer_size=1_000_000, batch_size=32, learning_starts=50_000)
+    expected |= dict(train_frequency=4, target_network_frequency=10_000, gamma=0.99, start_e=1.0, end_e=0.01)
+    expected |= dict(exploration_steps=1_000_000, learning_rate=6.25e-5, num_envs=1, full_action_space=True)
+    expected |= dict(terminal_on_life_loss=False, eval_frequency=250_000, eval_steps=125_000, eval_envs=8)
+    expected |= dict(checkpoint_frequency=1_000_000, env_id="ALE/Breakout-v5", cuda=True, buffer_device="auto")
+    args = vars(script.Args())
+    assert {name: args[name] for name in expected} == expected
+    if hasattr(script, "MeanExpansion"):
+        assert args["mean_scaling_coefficient"] is None
+
+
+def test_only_the_layers_script_has_its_flag():
+    assert "mean_scaling_coefficient" not in vars(load("dqn_atari").Args())
