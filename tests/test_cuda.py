@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS, load, make_network, run, run_folders
+from conftest import SCRIPTS, make_network, run, run_folders
 from test_resume import evaluations, scalars
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none was found")
@@ -17,7 +17,7 @@ def filled_buffer(script, device, num_envs=2):
     """A buffer with random frames and episodes."""
     buffer, rng = script.ReplayBuffer(300, num_envs, device), np.random.default_rng(0)
     first = np.ones(num_envs, bool)
-    for t in range(400):
+    for _ in range(400):
         frames = rng.integers(0, 256, size=(num_envs, 84, 84), dtype=np.uint8)
         buffer.append(np.arange(num_envs), frames, first, rng.integers(6, size=num_envs))
         first = rng.random(num_envs) < 0.1

@@ -1,0 +1,188 @@
+"""How fast a script is, part by part, and how much of that its training loop keeps.
+
+Measures the emulator, `act` and `update` alone and the real training loop (the script itself, as a subprocess, with
+epsilon 0.01 so that every step needs the network). The loop's efficiency is the time that its parts must take, update
+and emulator overlapping as they may, over the time that the loop takes. All rounds alternate between the parts, the
+script's loop and its baseline's, and medians are printed, because machines are noisy.
+
+Usage: python tests/throughput.py --script dqn_atari_mexp.py --num-envs 1 --device cpu
+"""
+
+import copy
+import ctypes
+import importlib.util
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import psutil
+import torch
+import tyro
+from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass
+class Args:
+    script: str = "dqn_atari_mexp.py"  # the script to measure
+    baseline: str = "dqn_atari.py"  # the script that it is compared with
+    num_envs: int = 1  # emulators
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto takes the GPU if there is one
+    env_id: str = "ALE/Breakout-v5"  # the game
+    buffer_size: int = 100_000  # transitions; the paper's 1,000,000 if the memory is there
+    rounds: int = 3  # repetitions, of which the median counts
+    seconds: float = 15.0  # time to measure a loop in each round
+
+
+def rate(function, seconds: float, device: torch.device) -> float:
+    """Calls a second, after a warm-up, with the GPU's work done."""
+    for _ in range(5):
+        function()
+    calls, start = 0, time.perf_counter()
+    while time.perf_counter() - start < seconds:
+        for _ in range(5):
+            function()
+        calls += 5
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return calls / (time.perf_counter() - start)
+
+
+class Parts:
+    """The script's parts, bound as its main block binds them."""
+
+    def __init__(self, args: Args, device: torch.device):
+        spec = importlib.util.spec_from_file_location("script", ROOT / args.script)
+        sys.modules["script"] = script = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(script)
+        self.device, rng = device, np.random.default_rng(0)
+        self.defaults = script.Args()
+        self.envs = script.AtariEnvs(args.env_id, args.num_envs)
+        n = self.envs.num_actions
+        network = script.QNetwork(n, float(n)) if hasattr(script, "MeanExpansion") else script.QNetwork(n)
+        network.to(device, memory_format=torch.channels_last)
+        adam = dict(lr=6.25e-5, eps=1.5e-4, fused=True, capturable=device.type == "cuda")
+        optimizer = torch.optim.Adam(network.parameters(), **adam)
+        learn = partial(script.update, network, copy.deepcopy(network).requires_grad_(False), optimizer, 0.99)
+        act = partial(script.act, network)
+        if device.type == "cuda":
+            learn, act = script.capture(learn, optimizer), script.capture(act)
+        buffer = script.ReplayBuffer(10_000, args.num_envs, device)
+        self.obs = self.envs.reset(np.arange(args.num_envs))
+        every_env, first = np.arange(args.num_envs), np.ones(args.num_envs, bool)
+        for _ in range(1000 // args.num_envs + 100):
+            actions = rng.integers(n, size=args.num_envs)
+            self.envs.send(actions)
+            buffer.append(every_env, self.obs[:, -1], first, actions)
+            self.obs, rewards, terminated, _, first, _ = self.envs.recv()
+            buffer.complete(np.sign(rewards), terminated)
+
+        def emulate():
+            self.envs.send(rng.integers(n, size=args.num_envs))
+            self.obs = self.envs.recv()[0]
+
+        self.emulate = emulate
+        self.act = lambda: act(script.to_device(self.obs, device)).cpu().numpy().argmax(1)
+        self.update = lambda: learn(*buffer.sample(self.defaults.batch_size, rng, device))
+
+    def rates(self, seconds: float) -> dict[str, float]:
+        return {name: rate(getattr(self, name), seconds, self.device) for name in ("emulate", "act", "update")}
+
+
+def vector_step_time(rates: dict[str, float], num_envs: int, train_frequency: int) -> float:
+    """Seconds that a step of all environments must take: act and emulate follow each other, updates run beside."""
+    emulate, act, update = (1 / rates[name] for name in ("emulate", "act", "update"))
+    updates = num_envs / train_frequency
+    if updates >= 1:
+        return act + max(emulate, updates * update)
+    return act + (1 - updates) * emulate + updates * max(emulate, update)
+
+
+def memory_used(process: psutil.Process, device: torch.device) -> int:
+    """Bytes: of the GPU as a whole, or resident in the process."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info()
+        return total - free
+    return process.memory_info().rss
+
+
+def loop(args: Args, script: str, device: torch.device, expected: float) -> tuple[float, int, int]:
+    """Runs the script; returns its agent steps a second, its peak memory, and how much that grew while it learned."""
+    starts = 2_000
+    steps = starts + 1_000 + max(3_000, int(expected * args.seconds))
+    flags = f"--env-id {args.env_id} --num-envs {args.num_envs} --total-timesteps {steps} --learning-starts {starts} "
+    flags += f"--buffer-size {args.buffer_size} --start-e 0.01 --end-e 0.01 --eval-frequency 0 --checkpoint-frequency 0"
+    with tempfile.TemporaryDirectory() as folder:
+        command = [sys.executable, str(ROOT / script), *flags.split(), "--runs-dir", folder]
+        command += [] if device.type == "cuda" else ["--no-cuda"]
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
+            watched, used = psutil.Process(process.pid), []
+            while process.poll() is None:
+                try:
+                    used.append((time.time(), memory_used(watched, device)))
+                except psutil.Error:
+                    break
+                time.sleep(0.1)
+            error = process.stderr.read().decode()
+        if process.returncode:
+            raise SystemExit(f"{script} failed:\n{error}")
+        events = [event for path in Path(folder).rglob("events.*") for event in EventFileLoader(str(path)).Load()]
+    marks = [
+        (event.step, event.wall_time) for event in events if any(v.tag == "charts/SPS" for v in event.summary.value)
+    ]
+    marks = [mark for mark in marks if mark[0] >= starts + 1_000]
+    (first_step, first_time), (last_step, last_time) = marks[0], marks[-1]
+    learning = [memory for when, memory in used if first_time <= when <= last_time]
+    return (last_step - first_step) / (last_time - first_time), max(learning), learning[-1] - learning[0]
+
+
+def main() -> None:
+    args = tyro.cli(Args, description=__doc__)
+    has_gpu = torch.cuda.is_available()
+    device = torch.device("cuda" if has_gpu and args.device != "cpu" else "cpu")
+    if args.device == "cuda" and not has_gpu:
+        raise SystemExit("--device cuda: no CUDA GPU was found")
+    if sys.platform == "linux":  # as the scripts do
+        ctypes.CDLL(None).mallopt(-1, 2**30), ctypes.CDLL(None).mallopt(-3, 2**25)
+    parts, rounds, loops, base = Parts(args, device), [], [], []
+    train_frequency = parts.defaults.train_frequency
+    for number in range(args.rounds):
+        print(f"round {number + 1} of {args.rounds} ...", file=sys.stderr, flush=True)
+        rounds.append(parts.rates(args.seconds / 5))
+        expected = args.num_envs / vector_step_time(rounds[-1], args.num_envs, train_frequency)
+        loops.append(loop(args, args.script, device, expected))
+        base.append(loop(args, args.baseline, device, expected) if args.baseline != args.script else loops[-1])
+        rounds.append(parts.rates(args.seconds / 5))
+
+    rates = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
+    steps = statistics.median(speed for speed, _, _ in loops)
+    must = vector_step_time(rates, args.num_envs, train_frequency)
+    name = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    threads = os.environ.get("OMP_NUM_THREADS", "not set")
+    print(f"\n{args.script}, {args.num_envs} environment(s), {name}, {os.cpu_count()} cores, OMP_NUM_THREADS {threads}")
+    print(f"Python {platform.python_version()}, torch {torch.__version__}, medians of {args.rounds} rounds\n")
+    print("| part | steps/s | |\n| --- | ---: | --- |")
+    print(f"| emulator alone | {rates['emulate'] * args.num_envs:,.0f} | agent steps |")
+    print(f"| `act` alone | {rates['act'] * args.num_envs:,.0f} | agent steps |")
+    print(f"| `update` alone | {rates['update']:,.0f} | gradient steps of {parts.defaults.batch_size} |")
+    print(f"| full loop | {steps:,.0f} | agent steps |")
+    print(f"| loop / emulator alone | {steps / rates['emulate'] / args.num_envs:.2f} | |")
+    print(f"| loop efficiency | {must / (args.num_envs / steps):.2f} | time its parts must take / its time |")
+    ratio = statistics.median(a[0] / b[0] for a, b in zip(loops, base, strict=True))
+    print(f"| loop / {args.baseline}'s loop | {ratio:.2f} | median of the rounds' ratios |")
+    peak, growth = max(p for _, p, _ in loops) / 2**20, max(g for _, _, g in loops) / 2**20
+    print(f"| peak memory | {peak:,.0f} MiB | {growth:+.1f} MiB while learning; replay of {args.buffer_size:,} |")
+
+
+if __name__ == "__main__":
+    main()
