@@ -12,7 +12,6 @@ import ctypes
 import difflib
 import glob
 import importlib.util
-import itertools
 import json
 import math
 import os
@@ -79,11 +78,10 @@ class Args:
 class AtariEnvs:
     """N games in C++ threads: `ale_py.AtariVectorEnv` with the protocol of Machado et al. 2018.
 
-    One agent step is 4 frames; the emulator repeats the previous action with probability 0.25 at every frame. An
-    observation is a stack of 4, each the max of a step's last two frames as 84x84 grayscale, zeros before an episode's
-    start. An episode ends at game over or after `max_steps` agent steps. That limit is kept here: the emulator's own
-    leaves the last frame out of the observation that a truncated transition must bootstrap from. `options` goes to
-    `AtariVectorEnv`. Raises ValueError for an unknown `env_id`.
+    One agent step is 4 frames, and each repeats the previous action with probability 0.25. Observations stack 4 steps,
+    each the max of its last two frames as 84x84 grayscale; zeros before an episode's start. Episodes end at game over
+    or after `max_steps` agent steps. The limit is kept here, since the emulator's own leaves the last frame out of the
+    observation that a truncated transition bootstraps from. `options` goes to `AtariVectorEnv`. Raises ValueError.
     """
 
     def __init__(self, env_id: str, num_envs: int, all_actions=True, life_loss=False, max_steps=27_000, **options):
@@ -111,10 +109,10 @@ class AtariEnvs:
         return obs
 
     def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Wait for the emulators. Returns, each with N rows: the next observations (uint8), already of a new episode
-        where one ended; the unclipped rewards (int32); whether the step was terminal for learning; whether the time
-        limit cut it; whether a new episode begins (bool). Last, a dict: `score` and `length` (agent steps) of the games
-        so far, (N,), and `final_frame`, (N, 84, 84) uint8: where the limit cut, the true successor's newest frame."""
+        """Wait for the emulators. Returns, each with N rows: the next observations (uint8), of a new episode where one
+        ended; unclipped rewards (int32); whether the step was terminal for learning; whether the time limit cut it;
+        whether an episode begins (bool); and `score` and `length` (agent steps) of the games so far, (N,), with
+        `final_frame`, (N, 84, 84) uint8: where the limit cut, the newest frame of the true successor."""
         obs, rewards, game_over, _, info = self.envs.recv()
         self.scores, self.lengths = self.scores + rewards, self.lengths + 1
         truncated = (self.lengths >= self.max_steps) & ~game_over
@@ -130,10 +128,10 @@ class AtariEnvs:
 class ReplayBuffer:
     """Uniform replay of the last `capacity` transitions, one 84x84 uint8 frame each, preallocated on `device`.
 
-    A slot holds an observation's newest frame and the action, reward and termination that followed. Slot i belongs to
-    environment i % num_envs, whose slots form a ring; stacks are rebuilt when sampling. A ring has 4 slots more than
-    transitions: the newest observation, and the history of the oldest transition. The final observation of a truncated
-    episode takes a slot too. Raises MemoryError, with the bytes needed and there, if the frames do not fit.
+    A slot holds an observation's newest frame and the action, reward and termination that followed; slot i belongs to
+    environment i % num_envs, whose slots form a ring. Stacks are rebuilt when sampling. A ring has 4 more slots than
+    transitions: the newest observation and the oldest transition's history. A truncated episode's final observation
+    takes a slot too. Raises MemoryError, with the bytes needed and there.
     """
 
     def __init__(self, capacity: int, num_envs: int, device: torch.device):
@@ -150,9 +148,8 @@ class ReplayBuffer:
             hint = f"--buffer-size {int(0.9 * free) // 7056} fits; host memory: --buffer-device cpu"
             raise MemoryError(f"--buffer-size {capacity} needs {needed:,} bytes, {free:,} are free; {hint}") from error
         self.actions, self.rewards = np.zeros(self.size, np.uint8), np.zeros(self.size, np.float32)
-        self.terminated = np.zeros(self.size, bool)
         self.age = np.zeros(self.size, np.uint8)  # how many of the 3 frames before are of the same episode
-        self.valid = np.zeros(self.size, bool)  # whether the slot holds a transition that may be sampled
+        self.terminated, self.valid = np.zeros(self.size, bool), np.zeros(self.size, bool)  # valid: may be sampled
         self.written = np.zeros(num_envs, np.int64)  # slots ever written
 
     def append(self, envs: np.ndarray, frames: np.ndarray, first: np.ndarray, actions: np.ndarray) -> None:
@@ -268,8 +265,7 @@ def update(q_network, target_network, optimizer, gamma: float, frames, actions, 
 def capture(function, optimizer: Optional[torch.optim.Optimizer] = None):
     """`function` as a CUDA graph, captured at its first call; a call overwrites the outputs of the one before.
 
-    Capturing takes warm-up calls, which are undone: the weights and moments of the `optimizer` that `function` steps,
-    and the generator, are set back.
+    The warm-up calls are undone: the `optimizer`'s weights and moments, if `function` steps one, and the generator.
     """
     graph, inputs, outputs = torch.cuda.CUDAGraph(), None, None
 
@@ -290,7 +286,7 @@ def capture(function, optimizer: Optional[torch.optim.Optimizer] = None):
             torch.cuda.current_stream().wait_stream(stream)
             with torch.cuda.graph(graph):
                 outputs = function(*inputs)
-            for tensor, value in itertools.zip_longest(changed(), before, fillvalue=torch.tensor(0.0)):  # moments: 0
+            for tensor, value in zip(changed(), before + 99 * [torch.tensor(0.0)], strict=False):  # new moments are 0
                 tensor.data.copy_(value)
             torch.cuda.set_rng_state(generator)
         for tensor, new in zip(inputs, new_inputs, strict=True):
@@ -302,10 +298,10 @@ def capture(function, optimizer: Optional[torch.optim.Optimizer] = None):
 
 
 def evaluate(envs: AtariEnvs, q_values, args: Args, step: int) -> tuple[dict[str, float], np.ndarray, list[int]]:
-    """One evaluation phase. `q_values` maps observations (N, 4, 84, 84) uint8 to action-values (N, n), as arrays.
+    """A phase at epsilon 0.001 (Dabney et al. 2018); `q_values` maps (N, 4, 84, 84) uint8 arrays to values (N, n).
 
     Episodes start while fewer than `--eval-steps` agent steps were taken; all are finished and counted. Returns the
-    metrics, over all steps of all episodes, and the seed and actions of the first game's first episode, to film it.
+    metrics over all their steps, and the seed and actions of the first game's first episode, to film it.
     """
     rng = np.random.default_rng((args.seed, step))  # of its own: evaluating leaves the training as it is
     seeds = rng.integers(2**31, size=envs.num_envs)
@@ -314,8 +310,7 @@ def evaluate(envs: AtariEnvs, q_values, args: Args, step: int) -> tuple[dict[str
     taken, scores, film, filming = 0, [], [], True
     while active.any():
         q = q_values(obs)
-        explore = rng.random(len(q)) < 0.001  # Dabney et al. 2018
-        actions = np.where(explore, rng.integers(q.shape[1], size=len(q)), q.argmax(1))
+        actions = np.where(rng.random(len(q)) < 0.001, rng.integers(q.shape[1], size=len(q)), q.argmax(1))
         envs.send(actions)
         film += [actions[0]] if filming else []
         second, best = np.partition(q, -2, axis=1)[:, -2:].T
@@ -380,22 +375,13 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
         fail(f"--eval-only {path} has k = {k:g}; use the _mexp script with that k, or the baseline and model_folded.pt")
 
 
-def write_json(path: Path, content: dict) -> None:
-    """Replace a JSON file, whole or not at all."""
-    path.with_name("json.tmp").write_text(json.dumps(content, indent=2))
-    path.with_name("json.tmp").replace(path)
-
-
 def open_run(args: Args, device_name: str) -> tuple[Path, Optional[dict]]:
-    """The folder of a new run, with its `config.json`, or of the one to resume, and the state in its checkpoint.
-
-    Ends the program if the run to resume has finished or had other arguments, or if its checkpoint is damaged.
-    """
+    """A new run's folder with its `config.json`, or the folder to resume and the state in its checkpoint. Ends the
+    program if that run has finished or had other arguments, or if its checkpoint is damaged."""
     prefix = os.path.join(args.runs_dir, f"{args.env_id}__{args.exp_name}__{args.seed}__")
     times = [int(t) for path in glob.glob(glob.escape(prefix) + "*") if (t := path.removeprefix(prefix)).isdecimal()]
     run_dir = Path(f"{prefix}{max(times, default=0)}")
-    config = run_dir / "config.json"
-    if args.resume and config.exists() and json.loads(config.read_text())["finished"]:
+    if args.resume and any('"finished": true' in config.read_text() for config in run_dir.glob("config.json")):
         print(f"--resume: {run_dir} has finished, nothing is left to do")
         raise SystemExit
     if args.resume and (path := run_dir / "checkpoint.pt").exists():
@@ -421,8 +407,10 @@ def open_run(args: Args, device_name: str) -> tuple[Path, Optional[dict]]:
     run_dir = Path(f"{prefix}{max([int(time.time()), *(t + 1 for t in times)])}")
     try:
         run_dir.mkdir(parents=True)
-        write_json(run_dir / "config.json", config | {"packages": packages})
+        (run_dir / "config.json").write_text(json.dumps(config | {"packages": packages}, indent=2))
     except OSError as error:
+        if isinstance(error, FileExistsError) and run_dir.is_dir():  # another run of this second was first
+            return open_run(args, device_name)
         fail(f"--runs-dir {args.runs_dir} cannot be written to ({error.strerror}); name a folder that can")
     return run_dir, None
 
@@ -434,10 +422,8 @@ if __name__ == "__main__":
     device_name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU (no CUDA GPU found, or --no-cuda)"
     sys.stdout.reconfigure(line_buffering=True)
     print("device:", device_name)
-
     if sys.platform == "linux":  # malloc keeps freed memory; to fault it in anew takes a fifth of an update's time
         ctypes.CDLL(None).mallopt(-1, 2**30), ctypes.CDLL(None).mallopt(-3, 2**25)  # M_TRIM_ and M_MMAP_THRESHOLD
-
     # TRY NOT TO MODIFY: seeding
     torch.manual_seed(args.seed)
     torch.backends.cudnn.deterministic = args.torch_deterministic
@@ -461,8 +447,8 @@ if __name__ == "__main__":
         train_act, eval_act, learn = capture(train_act), capture(eval_act), capture(learn, optimizer)
 
     def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
-        eval_envs = AtariEnvs(args.env_id, args.eval_envs, args.full_action_space)
-        metrics, *episode = evaluate(eval_envs, lambda obs: eval_act(to_device(obs, device)).cpu().numpy(), args, step)
+        games = AtariEnvs(args.env_id, args.eval_envs, args.full_action_space)
+        metrics, *episode = evaluate(games, lambda obs: eval_act(to_device(obs, device)).cpu().numpy(), args, step)
         tqdm.write(f"step {step:,}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
         if args.capture_video:
             record_video(folder / "videos" / f"step_{step}.mp4", args, *episode)
@@ -489,10 +475,8 @@ if __name__ == "__main__":
         for log in run_dir.glob("ev*"):  # eval.csv and TensorBoard's events go back to where they were
             os.truncate(log, state["logs"][log.name]) if log.name in state["logs"] else log.unlink()
     if args.track:
-        import wandb
-
         options = dict(id=run_dir.name, resume="allow", sync_tensorboard=True, save_code=True, config=vars(args))
-        wandb.init(project=args.wandb_project_name, entity=args.wandb_entity, **options)
+        importlib.import_module("wandb").init(project=args.wandb_project_name, entity=args.wandb_entity, **options)
     writer = SummaryWriter(str(run_dir))
 
     # TRY NOT TO MODIFY: start the game
@@ -505,7 +489,6 @@ if __name__ == "__main__":
         if not explore.all():
             actions = np.where(explore, actions, train_act(to_device(obs, device)).cpu().numpy().argmax(1))
         envs.send(actions)
-
         # While the emulators run: store the observations acted on, log, and learn from the transitions before
         buffer.append(np.arange(args.num_envs), obs[:, -1], first, actions)
         if crossings(global_step, args.num_envs, 1_000):
@@ -532,7 +515,6 @@ if __name__ == "__main__":
             writer.add_scalar("charts/episodic_length", length, global_step)
             progress.set_postfix(score=score, refresh=False)
         progress.update(args.num_envs)
-
         if crossings(global_step, args.num_envs, args.eval_frequency):
             metrics = evaluation_phase(global_step, run_dir)
             for name, value in metrics.items():
@@ -564,7 +546,8 @@ if __name__ == "__main__":
 
     if args.save_model:
         torch.save(q_network.state_dict(), run_dir / "model.pt")
-    config = json.loads((run_dir / "config.json").read_text())
-    write_json(run_dir / "config.json", config | {"finished": True})
+    config = (run_dir / "config.json").read_text().replace('"finished": false', '"finished": true')
+    (run_dir / "config.tmp").write_text(config)
+    (run_dir / "config.tmp").replace(run_dir / "config.json")
     (run_dir / "checkpoint.pt").unlink(missing_ok=True)
     progress.close(), writer.close()
