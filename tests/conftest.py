@@ -4,6 +4,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ import pytest
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on many threads
 
 ROOT = Path(__file__).resolve().parent.parent
-SCRIPTS = ["dqn_atari", "dqn_atari_mexp"]
+DQN, IQN = ["dqn_atari", "dqn_atari_mexp"], ["iqn_atari", "iqn_atari_mexp"]
+SCRIPTS = DQN + IQN
 TINY = "--num-envs 1 --batch-size 8 --learning-starts 64 --buffer-size 400 --eval-frequency 0 --checkpoint-frequency 0"
 
 
@@ -33,6 +35,15 @@ def script(request):
 def make_network(script, num_actions: int, k: float = 2.0):
     """The script's QNetwork; `k` goes only to those that have the layer."""
     return script.QNetwork(num_actions, k) if hasattr(script, "MeanExpansion") else script.QNetwork(num_actions)
+
+
+def bind(script, network, target, optimizer, gamma: float = 0.99):
+    """The script's `update` and `act` as its main block binds them."""
+    if script.__name__ in IQN:
+        args = script.Args(gamma=gamma)
+        act = partial(script.act, network, args.num_quantile_samples)
+        return partial(script.update, network, target, optimizer, args), act
+    return partial(script.update, network, target, optimizer, gamma), partial(script.act, network)
 
 
 def command(name: str, *flags: str) -> list[str]:

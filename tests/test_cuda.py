@@ -1,12 +1,11 @@
 """CUDA graphs and the GPU's replay give what plain calls and the CPU give."""
 
 import copy
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS, make_network, run, run_folders
+from conftest import IQN, SCRIPTS, bind, make_network, run, run_folders
 from test_resume import evaluations, scalars
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none was found")
@@ -31,7 +30,7 @@ def learner(script, graphs, resumed=False):
     network = make_network(script, 6).to(CUDA, memory_format=torch.channels_last)
     target = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True, capturable=True)
-    learn = partial(script.update, network, target, optimizer, 0.99)
+    learn, _ = bind(script, network, target, optimizer)
     if resumed:  # moments that are not zero must survive the warm-up too
         buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(9)
         for _ in range(5):
@@ -48,7 +47,7 @@ def test_graphs_on_and_off_give_the_same_losses(script, resumed):
         buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(1)
         generator = torch.cuda.get_rng_state()
         losses = [[x.item() for x in learn(*buffer.sample(32, rng, CUDA))] for _ in range(50)]
-        assert torch.equal(torch.cuda.get_rng_state(), generator)
+        assert torch.equal(torch.cuda.get_rng_state(), generator) or script.__name__ in IQN
         steps = [moments["step"].item() for moments in optimizer.state.values()]
         assert steps == [55.0 if resumed else 50.0] * len(steps)
         results.append((losses, [parameter.detach().clone() for parameter in network.parameters()]))
@@ -60,10 +59,15 @@ def test_graphs_on_and_off_give_the_same_losses(script, resumed):
 def test_act_as_a_graph(script):
     torch.manual_seed(0)
     network = make_network(script, 6).to(CUDA, memory_format=torch.channels_last)
-    plain, graphed = partial(script.act, network), script.capture(partial(script.act, network))
-    for _ in range(5):
+    _, plain = bind(script, network, network, None)
+    graphed = script.capture(plain)
+    for seed in range(5):
         obs = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, device=CUDA)
-        torch.testing.assert_close(graphed(obs), plain(obs))
+        values = []
+        for act in (graphed, plain):
+            torch.manual_seed(seed)  # IQN draws its fractions, in a graph too
+            values.append(act(obs).clone())
+        torch.testing.assert_close(*values)
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda"])

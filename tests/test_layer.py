@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from conftest import load
+from conftest import DQN, load, make_network
 
 dqn, mexp = load("dqn_atari"), load("dqn_atari_mexp")
 CASES = [(n, k) for n in (1, 2, 18) for k in (0.0, 0.5, float(n), 1000.0)]
@@ -153,10 +153,10 @@ def test_folding(n, k, dtype):
         )
 
 
-def test_initialisation(script):
+@pytest.mark.parametrize("name", DQN)
+def test_initialisation(name):
     """LeCun normal weights, biases 0.1 and 0 in the last layer."""
-    from conftest import make_network
-
+    script = load(name)
     torch.manual_seed(0)
     layers = [layer for layer in make_network(script, 18).network if hasattr(layer, "weight")]
     for i, layer in enumerate(layers):

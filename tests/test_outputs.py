@@ -114,9 +114,11 @@ def test_eval_only_gives_what_the_network_plays(finished, tmp_path):
     assert own.startswith("step 0: episodes 2") or own.startswith("step 0: episodes 3")
     assert not list(tmp_path.iterdir())
     if name.endswith("_mexp"):  # the folded model is the baseline's, with the same values up to rounding
-        folded = run("dqn_atari", flags, f"{folder}/model_folded.pt", cwd=tmp_path).stdout.splitlines()[-1]
+        folded = run(name.removesuffix("_mexp"), flags, f"{folder}/model_folded.pt", cwd=tmp_path).stdout.splitlines()[
+            -1
+        ]
         numbers = [[float(x) for x in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", line)] for line in (own, folded)]
-        assert numbers[0] == pytest.approx(numbers[1], rel=1e-3)
+        assert numbers[0] == pytest.approx(numbers[1], rel=2e-3)
 
 
 def test_track_with_wandb_offline(tmp_path):

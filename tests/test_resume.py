@@ -9,7 +9,7 @@ import time
 
 import pytest
 import torch
-from conftest import command, run, run_folders
+from conftest import IQN, command, run, run_folders
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
 FLAGS = (
@@ -46,9 +46,13 @@ def assert_same_run(folder, other):
     assert not (other / "checkpoint.pt").exists() and not list(other.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("name,num_envs,total", [("dqn_atari_mexp", 1, 1300), ("dqn_atari", 3, 1800)])
+@pytest.mark.parametrize(
+    "name,num_envs,total", [("dqn_atari_mexp", 1, 1300), ("dqn_atari", 3, 1800), ("iqn_atari_mexp", 1, 1000)]
+)
 def test_killed_at_three_random_moments(name, num_envs, total, tmp_path):
     flags = f"{FLAGS.format(total=total)} --num-envs {num_envs}"
+    if name in IQN:
+        flags += " --num-tau-samples 8 --num-tau-prime-samples 7 --num-quantile-samples 4"
     (tmp_path / "whole").mkdir(), (tmp_path / "killed").mkdir()
     started = time.monotonic()
     run(name, flags, cwd=tmp_path / "whole")

@@ -6,10 +6,11 @@ import subprocess
 import sys
 
 import pytest
-from conftest import ROOT, SCRIPTS, load
+from conftest import IQN, ROOT, SCRIPTS, load
 
 PAIRS = [(name, f"{name}_mexp") for name in SCRIPTS if f"{name}_mexp" in SCRIPTS]
 DIFFER = {"Args", "QNetwork"}  # the layer's flag, and the layer
+AGENT = {"act", "update", "quantile_huber_loss"}  # what an agent has of its own, the same in its pair
 
 
 def definitions(name):
@@ -25,11 +26,18 @@ def definitions(name):
 
 @pytest.mark.parametrize("name", SCRIPTS)
 def test_shared_definitions_are_the_same_text(name):
-    first, other = definitions(SCRIPTS[0]), definitions(name)
-    assert len(set(first) & set(other) - DIFFER) >= 14
-    for shared in set(first) & set(other) - DIFFER:
-        assert first[shared] == other[shared], f"{shared} differs between {SCRIPTS[0]}.py and {name}.py"
-    assert set(other) - set(first) <= {"MeanExpansion"} and set(first) <= set(other)
+    for reference in (SCRIPTS[0], name.removesuffix("_mexp")):
+        own = set() if reference[:3] == name[:3] else AGENT
+        first, other = definitions(reference), definitions(name)
+        shared = set(first) & set(other) - DIFFER - own
+        assert len(shared) >= 12
+        for definition in shared:
+            assert first[definition] == other[definition], f"{definition} differs between {reference}.py and {name}.py"
+        assert set(other) - set(first) - own <= {"MeanExpansion"} and set(first) - own <= set(other)
+
+
+def test_the_layer_is_the_same_text():
+    assert len({definitions(name)["MeanExpansion"] for name in SCRIPTS if name.endswith("_mexp")}) == 1
 
 
 @pytest.mark.parametrize("name", SCRIPTS)
@@ -72,11 +80,15 @@ def test_defaults_are_the_papers(script):
     expected |= dict(exploration_steps=1_000_000, learning_rate=6.25e-5, num_envs=1, full_action_space=True)
     expected |= dict(terminal_on_life_loss=False, eval_frequency=250_000, eval_steps=125_000, eval_envs=8)
     expected |= dict(checkpoint_frequency=1_000_000, env_id="ALE/Breakout-v5", cuda=True, buffer_device="auto")
+    if script.__name__ in IQN:
+        expected |= dict(learning_rate=5e-5, num_tau_samples=64, num_tau_prime_samples=64, num_quantile_samples=32)
     args = vars(script.Args())
     assert {name: args[name] for name in expected} == expected
     if hasattr(script, "MeanExpansion"):
         assert args["mean_scaling_coefficient"] is None
 
 
-def test_only_the_layers_script_has_its_flag():
-    assert "mean_scaling_coefficient" not in vars(load("dqn_atari").Args())
+@pytest.mark.parametrize("baseline,modified", PAIRS)
+def test_only_the_layers_script_has_its_flag(baseline, modified):
+    old, new = set(vars(load(baseline).Args())), set(vars(load(modified).Args()))
+    assert new - old == {"mean_scaling_coefficient"} and old < new

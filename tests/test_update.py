@@ -7,10 +7,15 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import load, make_network
+from conftest import DQN, load, make_network
 
 GAMMA, LR, K = 0.99, 1e-3, 2.5
 CPU = torch.device("cpu")
+
+
+@pytest.fixture(params=DQN)
+def script(request):
+    return load(request.param)
 
 
 def action_values(weights, obs, k):

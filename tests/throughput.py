@@ -3,7 +3,7 @@
 Measures the emulator, `act` and `update` alone and the real training loop (the script itself, as a subprocess, with
 epsilon 0.01 so that every step needs the network). The loop's efficiency is the time that its parts must take, update
 and emulator overlapping as they may, over the time that the loop takes. All rounds alternate between the parts, the
-script's loop and its baseline's, and medians are printed, because machines are noisy.
+script's loop and that of its baseline, and medians are printed, because machines are noisy.
 
 Usage: python tests/throughput.py --script dqn_atari_mexp.py --num-envs 1 --device cpu
 """
@@ -35,7 +35,6 @@ ROOT = Path(__file__).resolve().parent.parent
 @dataclass
 class Args:
     script: str = "dqn_atari_mexp.py"  # the script to measure
-    baseline: str = "dqn_atari.py"  # the script that it is compared with
     num_envs: int = 1  # emulators
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto takes the GPU if there is one
     env_id: str = "ALE/Breakout-v5"  # the game
@@ -73,8 +72,10 @@ class Parts:
         network.to(device, memory_format=torch.channels_last)
         adam = dict(lr=6.25e-5, eps=1.5e-4, fused=True, capturable=device.type == "cuda")
         optimizer = torch.optim.Adam(network.parameters(), **adam)
-        learn = partial(script.update, network, copy.deepcopy(network).requires_grad_(False), optimizer, 0.99)
-        act = partial(script.act, network)
+        target, iqn = copy.deepcopy(network).requires_grad_(False), hasattr(script, "quantile_huber_loss")
+        learn = partial(script.update, network, target, optimizer, self.defaults if iqn else self.defaults.gamma)
+        act = partial(script.act, network, *([self.defaults.num_quantile_samples] if iqn else []))
+        torch.set_float32_matmul_precision("high" if iqn and device.type == "cuda" else "highest")
         if device.type == "cuda":
             learn, act = script.capture(learn, optimizer), script.capture(act)
         buffer = script.ReplayBuffer(10_000, args.num_envs, device)
@@ -154,6 +155,7 @@ def main() -> None:
         raise SystemExit("--device cuda: no CUDA GPU was found")
     if sys.platform == "linux":  # as the scripts do
         ctypes.CDLL(None).mallopt(-1, 2**30), ctypes.CDLL(None).mallopt(-3, 2**25)
+    baseline = args.script.replace("_mexp", "")
     parts, rounds, loops, base = Parts(args, device), [], [], []
     train_frequency = parts.defaults.train_frequency
     for number in range(args.rounds):
@@ -161,7 +163,7 @@ def main() -> None:
         rounds.append(parts.rates(args.seconds / 5))
         expected = args.num_envs / vector_step_time(rounds[-1], args.num_envs, train_frequency)
         loops.append(loop(args, args.script, device, expected))
-        base.append(loop(args, args.baseline, device, expected) if args.baseline != args.script else loops[-1])
+        base.append(loop(args, baseline, device, expected) if baseline != args.script else loops[-1])
         rounds.append(parts.rates(args.seconds / 5))
 
     rates = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
@@ -179,7 +181,7 @@ def main() -> None:
     print(f"| loop / emulator alone | {steps / rates['emulate'] / args.num_envs:.2f} | |")
     print(f"| loop efficiency | {must / (args.num_envs / steps):.2f} | time its parts must take / its time |")
     ratio = statistics.median(a[0] / b[0] for a, b in zip(loops, base, strict=True))
-    print(f"| loop / {args.baseline}'s loop | {ratio:.2f} | median of the rounds' ratios |")
+    print(f"| loop / {baseline}'s loop | {ratio:.2f} | median of the rounds' ratios |")
     peak, growth = max(p for _, p, _ in loops) / 2**20, max(g for _, _, g in loops) / 2**20
     print(f"| peak memory | {peak:,.0f} MiB | {growth:+.1f} MiB while learning; replay of {args.buffer_size:,} |")
 
