@@ -383,6 +383,7 @@ def open_run(args: Args, device_name: str) -> tuple[Path, Optional[dict]]:
     run_dir = Path(f"{prefix}{max(times, default=0)}")
     if args.resume and any('"finished": true' in config.read_text() for config in run_dir.glob("config.json")):
         print(f"--resume: {run_dir} has finished, nothing is left to do")
+        (run_dir / "checkpoint.pt").unlink(missing_ok=True)  # if it was killed between its last two lines
         raise SystemExit
     if args.resume and (path := run_dir / "checkpoint.pt").exists():
         try:
@@ -400,9 +401,7 @@ def open_run(args: Args, device_name: str) -> tuple[Path, Optional[dict]]:
     if args.resume:
         print(f"--resume: no checkpoint of {args.env_id}, {args.exp_name}, seed {args.seed} yet; starting afresh")
     git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
-    packages = {"python": sys.version} | {
-        module.__name__: module.__version__ for module in (torch, np, gymnasium, ale_py)
-    }
+    packages = {"python": sys.version} | {m.__name__: m.__version__ for m in (torch, np, ale_py, gymnasium)}
     config = {"args": vars(args), "finished": False, "git_commit": git.stdout.strip() or None, "device": device_name}
     run_dir = Path(f"{prefix}{max([int(time.time()), *(t + 1 for t in times)])}")
     try:
@@ -549,5 +548,6 @@ if __name__ == "__main__":
     config = (run_dir / "config.json").read_text().replace('"finished": false', '"finished": true')
     (run_dir / "config.tmp").write_text(config)
     (run_dir / "config.tmp").replace(run_dir / "config.json")
-    (run_dir / "checkpoint.pt").unlink(missing_ok=True)
+    for checkpoint in run_dir.glob("checkpoint.*"):
+        checkpoint.unlink()
     progress.close(), writer.close()

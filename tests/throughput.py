@@ -119,8 +119,8 @@ def memory_used(process: psutil.Process, device: torch.device) -> int:
 
 def loop(args: Args, script: str, device: torch.device, expected: float) -> tuple[float, int, int]:
     """Runs the script; returns its agent steps a second, its peak memory, and how much that grew while it learned."""
-    starts = 2_000
-    steps = starts + 1_000 + max(3_000, int(expected * args.seconds))
+    starts = 2_000  # the script logs every 1,000 steps; where those take long, one such interval has to do
+    steps = starts + 1_001 + args.num_envs + 1_000 * int(expected * args.seconds / 1_000)
     flags = f"--env-id {args.env_id} --num-envs {args.num_envs} --total-timesteps {steps} --learning-starts {starts} "
     flags += f"--buffer-size {args.buffer_size} --start-e 0.01 --end-e 0.01 --eval-frequency 0 --checkpoint-frequency 0"
     with tempfile.TemporaryDirectory() as folder:
@@ -141,9 +141,10 @@ def loop(args: Args, script: str, device: torch.device, expected: float) -> tupl
     marks = [
         (event.step, event.wall_time) for event in events if any(v.tag == "charts/SPS" for v in event.summary.value)
     ]
-    marks = [mark for mark in marks if mark[0] >= starts + 1_000]
+    marks = [mark for mark in marks if mark[0] >= starts][-1 - max(1, int(expected * args.seconds / 1_000)) :]
     (first_step, first_time), (last_step, last_time) = marks[0], marks[-1]
-    learning = [memory for when, memory in used if first_time <= when <= last_time]
+    settled = first_time + 0.2 * (last_time - first_time)  # the first update allocates its activations
+    learning = [memory for when, memory in used if settled <= when <= last_time]
     return (last_step - first_step) / (last_time - first_time), max(learning), learning[-1] - learning[0]
 
 
@@ -176,8 +177,8 @@ def main() -> None:
     print("| part | steps/s | |\n| --- | ---: | --- |")
     print(f"| emulator alone | {rates['emulate'] * args.num_envs:,.0f} | agent steps |")
     print(f"| `act` alone | {rates['act'] * args.num_envs:,.0f} | agent steps |")
-    print(f"| `update` alone | {rates['update']:,.0f} | gradient steps of {parts.defaults.batch_size} |")
-    print(f"| full loop | {steps:,.0f} | agent steps |")
+    print(f"| `update` alone | {rates['update']:,.1f} | gradient steps of {parts.defaults.batch_size} |")
+    print(f"| full loop | {steps:,.1f} | agent steps |")
     print(f"| loop / emulator alone | {steps / rates['emulate'] / args.num_envs:.2f} | |")
     print(f"| loop efficiency | {must / (args.num_envs / steps):.2f} | time its parts must take / its time |")
     ratio = statistics.median(a[0] / b[0] for a, b in zip(loops, base, strict=True))
