@@ -145,3 +145,18 @@ def test_runs_of_the_same_second_do_not_meet(tmp_path):
     codes = [process.returncode for process in processes]
     assert codes == [0, 0], errors
     assert len(run_folders(tmp_path)) == 2
+
+
+@pytest.mark.parametrize("name", ["dqn_atari_mexp", "iqn_atari_mexp"])
+def test_evaluating_does_not_change_the_training(name, tmp_path):
+    """Whether, when and with how many emulators a run is evaluated: the weights are the same."""
+    flags = FLAGS.format(total=500)
+    if name in IQN:
+        flags += " --num-tau-samples 8 --num-tau-prime-samples 7 --num-quantile-samples 4"
+    models = []
+    for evaluation in ("--eval-frequency 0", "--eval-frequency 150 --eval-envs 2"):
+        folder = tmp_path / evaluation.replace(" ", "_")
+        folder.mkdir()
+        run(name, flags, evaluation, cwd=folder)
+        models.append(torch.load(run_folders(folder)[0] / "model.pt", weights_only=True))
+    assert all(torch.equal(models[0][weights], models[1][weights]) for weights in models[0])
