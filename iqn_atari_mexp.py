@@ -491,7 +491,6 @@ if __name__ == "__main__":
     def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
         games = AtariEnvs(args.env_id, args.eval_envs, args.full_action_space)
         with torch.random.fork_rng([0] if device.type == "cuda" else []):  # evaluating leaves the training as it is
-            torch.manual_seed(args.seed + step)
             metrics, *episode = evaluate(games, lambda obs: eval_act(to_device(obs, device)).cpu().numpy(), args, step)
         tqdm.write(f"step {step:,}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
         if args.capture_video:

@@ -78,8 +78,8 @@ def test_killed_at_three_random_moments(name, num_envs, total, tmp_path):
     assert_same_run(whole, run_folders(tmp_path / "killed")[-1])
 
 
-def kill_at(name, flags, cwd, words, **kwargs):
-    """Run a script and SIGKILL it as soon as it prints `words`."""
+def kill_at(name, flags, cwd, words, rows=0, **kwargs):
+    """Run a script and SIGKILL it as soon as it has printed `words` and its eval.csv has `rows`."""
     process = subprocess.Popen(
         command(name, flags), cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, **kwargs
     )
@@ -87,6 +87,8 @@ def kill_at(name, flags, cwd, words, **kwargs):
     for line in process.stdout:
         printed += line
         if words in line:
+            while process.poll() is None and rows and len(evaluations(run_folders(cwd)[-1])) < rows:
+                time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
     process.wait()
     assert words in printed, printed
@@ -98,9 +100,9 @@ def test_killed_after_logs_ran_ahead(tmp_path):
     flags = FLAGS.format(total=1000)
     (tmp_path / "whole").mkdir(), (tmp_path / "killed").mkdir()
     run("dqn_atari", flags, cwd=tmp_path / "whole")
-    kill_at("dqn_atari", flags, tmp_path / "killed", "step 900")  # evaluated at 900, checkpointed at 800
+    kill_at("dqn_atari", flags, tmp_path / "killed", "step 900", rows=2)  # evaluated at 900, checkpointed at 800
     (folder,) = run_folders(tmp_path / "killed")
-    assert [row["step"] for row in evaluations(folder)][0] == "450"
+    assert [row["step"] for row in evaluations(folder)] == ["450", "900"]
     result = run("dqn_atari", flags, "--resume", cwd=tmp_path / "killed")
     assert "goes on from step 800" in result.stdout
     assert_same_run(run_folders(tmp_path / "whole")[0], folder)
