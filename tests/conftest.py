@@ -46,13 +46,17 @@ def bind(script, network, target, optimizer, gamma: float = 0.99):
     return partial(script.update, network, target, optimizer, gamma), partial(script.act, network)
 
 
-def command(name: str, *flags: str) -> list[str]:
-    return [sys.executable, str(ROOT / f"{name}.py"), *" ".join(flags).split()]
+def command(name: str, *flags: str, cuda: bool = False) -> list[str]:
+    """A script's command line; on the CPU, where runs repeat bit for bit, unless `cuda`."""
+    device = [] if cuda or name not in SCRIPTS else ["--no-cuda"]
+    return [sys.executable, str(ROOT / f"{name}.py"), *" ".join(flags).split(), *device]
 
 
-def run(name: str, *flags: str, cwd, check: bool = True, **kwargs) -> subprocess.CompletedProcess:
+def run(name: str, *flags: str, cwd, check: bool = True, cuda: bool = False, **kwargs) -> subprocess.CompletedProcess:
     """Run a script in `cwd` until it ends; flags are split at spaces."""
-    result = subprocess.run(command(name, *flags), cwd=cwd, capture_output=True, text=True, timeout=240, **kwargs)
+    result = subprocess.run(
+        command(name, *flags, cuda=cuda), cwd=cwd, capture_output=True, text=True, timeout=240, **kwargs
+    )
     assert not check or result.returncode == 0, result.stderr[-3000:]
     return result
 
