@@ -145,7 +145,8 @@ class ReplayBuffer:
             # The last frame stays zero: a stack's padding. Filling makes the system hand out every page now.
             self.frames = torch.empty((self.size + 1, 84, 84), dtype=torch.uint8, device=device).fill_(0)
         except (MemoryError, RuntimeError) as error:
-            hint = f"--buffer-size {int(0.9 * free) // 7056} fits; host memory: --buffer-device cpu"
+            hint = f"try --buffer-size {int(0.8 * min(free, needed)) // 7056}"
+            hint += " or --buffer-device cpu" if device.type != "cpu" else ""
             raise MemoryError(f"--buffer-size {capacity} needs {needed:,} bytes, {free:,} are free; {hint}") from error
         self.actions, self.rewards = np.zeros(self.size, np.uint8), np.zeros(self.size, np.float32)
         self.age = np.zeros(self.size, np.uint8)  # how many of the 3 frames before are of the same episode
@@ -436,7 +437,7 @@ if __name__ == "__main__":
         buffer = None if args.eval_only else ReplayBuffer(args.buffer_size, args.num_envs, buffer_device)
     except (ValueError, MemoryError) as error:
         fail(error)
-    q_network.to(device, memory_format=torch.channels_last)  # as is the fused Adam, the fastest on a CPU
+    q_network.to(device, memory_format=torch.channels_last)  # with the fused Adam the fastest on a CPU
     target_network = copy.deepcopy(q_network).requires_grad_(False)
     adam = dict(lr=args.learning_rate, eps=1.5e-4, fused=True, capturable=device.type == "cuda")  # Hessel et al. 2018
     optimizer = torch.optim.Adam(q_network.parameters(), **adam)
