@@ -11,6 +11,7 @@ import csv
 import ctypes
 import difflib
 import glob
+import importlib.metadata
 import importlib.util
 import json
 import math
@@ -196,7 +197,6 @@ class ReplayBuffer:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The filled slots; on the CPU the tensors share the buffer's memory."""
-        arrays = dict(vars(self), frames=self.frames[: self.filled()].cpu().numpy())
         arrays = {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
         arrays["frames"] = self.frames[: self.filled()].cpu().numpy()
         return {name: torch.from_numpy(array[: self.filled()]) for name, array in arrays.items()}
@@ -401,7 +401,7 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
         fail(f"--eval-only {path} has k = {k:g}; use the _mexp script with that k, or the baseline and model_folded.pt")
 
 
-def open_run(args: Args, device_name: str) -> tuple[Path, Optional[dict]]:
+def open_run(args: Args, device_name: str, packages: tuple[str, ...]) -> tuple[Path, Optional[dict]]:
     """A new run's folder with its `config.json`, or the folder to resume and the state in its checkpoint. Ends the
     program if that run has finished or had other arguments, or if its checkpoint is damaged."""
     prefix = os.path.join(args.runs_dir, f"{args.env_id}__{args.exp_name}__{args.seed}__")
@@ -427,15 +427,15 @@ def open_run(args: Args, device_name: str) -> tuple[Path, Optional[dict]]:
     if args.resume:
         print(f"--resume: no checkpoint of {args.env_id}, {args.exp_name}, seed {args.seed} yet; starting afresh")
     git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
-    packages = {"python": sys.version} | {m.__name__: m.__version__ for m in (torch, np, ale_py, gymnasium)}
+    versions = {"python": sys.version} | {name: importlib.metadata.version(name) for name in packages}
     config = {"args": vars(args), "finished": False, "git_commit": git.stdout.strip() or None, "device": device_name}
     run_dir = Path(f"{prefix}{max([int(time.time()), *(t + 1 for t in times)])}")
     try:
         run_dir.mkdir(parents=True)
-        (run_dir / "config.json").write_text(json.dumps(config | {"packages": packages}, indent=2))
+        (run_dir / "config.json").write_text(json.dumps(config | {"packages": versions}, indent=2))
     except OSError as error:
         if isinstance(error, FileExistsError) and run_dir.is_dir():  # another run of this second was first
-            return open_run(args, device_name)
+            return open_run(args, device_name, packages)
         fail(f"--runs-dir {args.runs_dir} cannot be written to ({error.strerror}); name a folder that can")
     return run_dir, None
 
@@ -487,7 +487,7 @@ if __name__ == "__main__":
         raise SystemExit
 
     # RUN SETUP: a new run, or the one that --resume goes on with
-    run_dir, state = open_run(args, device_name)
+    run_dir, state = open_run(args, device_name, ("torch", "numpy", "ale-py", "gymnasium"))
     stateful = {"q_network": q_network, "target_network": target_network, "optimizer": optimizer, "buffer": buffer}
     global_step, last_update, start_time = 0, None, time.time()
     if state:
