@@ -14,6 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on man
 ROOT = Path(__file__).resolve().parent.parent
 DQN, IQN = ["dqn_atari", "dqn_atari_mexp"], ["iqn_atari", "iqn_atari_mexp"]
 SCRIPTS = DQN + IQN
+TRAINED = SCRIPTS + ["minatar_mexp"]  # every script that trains a network
 TINY = "--num-envs 1 --batch-size 8 --learning-starts 64 --buffer-size 400 --eval-frequency 0 --checkpoint-frequency 0"
 
 
@@ -48,7 +49,7 @@ def bind(script, network, target, optimizer, gamma: float = 0.99):
 
 def command(name: str, *flags: str, cuda: bool = False) -> list[str]:
     """A script's command line; on the CPU, where runs repeat bit for bit, unless `cuda`."""
-    device = [] if cuda or name not in SCRIPTS else ["--no-cuda"]
+    device = [] if cuda or name not in TRAINED else ["--no-cuda"]
     return [sys.executable, str(ROOT / f"{name}.py"), *" ".join(flags).split(), *device]
 
 

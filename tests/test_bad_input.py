@@ -125,10 +125,10 @@ def test_model_with_another_k(tmp_path):
     assert "k = 0" in refused("dqn_atari_mexp", flags, f"--eval-only {folder}/model_folded.pt", cwd=tmp_path)
 
 
-def checkpointed_run(tmp_path):
+def checkpointed_run(tmp_path, name="dqn_atari_mexp", flags=f"{TINY} --env-id ALE/Pong-v5"):
     """A run that was killed after its first checkpoint; returns its flags and folder."""
-    flags = f"{TINY} --env-id ALE/Pong-v5 --checkpoint-frequency 100 --total-timesteps 100000000"
-    process = subprocess.Popen(command("dqn_atari_mexp", flags), cwd=tmp_path, stderr=subprocess.DEVNULL)
+    flags = f"{flags} --checkpoint-frequency 100 --total-timesteps 100000000"
+    process = subprocess.Popen(command(name, flags), cwd=tmp_path, stderr=subprocess.DEVNULL)
     try:
         while not list(tmp_path.rglob("checkpoint.pt")) and process.poll() is None:
             time.sleep(0.05)

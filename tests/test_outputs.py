@@ -8,7 +8,7 @@ import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS, load, run, run_folders
+from conftest import SCRIPTS, TRAINED, load, run, run_folders
 from test_resume import scalars
 
 FLAGS = (
@@ -130,7 +130,7 @@ def test_track_with_wandb_offline(tmp_path):
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
+@pytest.mark.parametrize("name", TRAINED)
 def test_help_explains_every_flag(name, tmp_path):
     text = " ".join(run(name, "--help", cwd=tmp_path).stdout.replace("│", " ").split())
     for field in vars(load(name).Args()):

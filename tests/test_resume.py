@@ -53,6 +53,11 @@ def test_killed_at_three_random_moments(name, num_envs, total, tmp_path):
     flags = f"{FLAGS.format(total=total)} --num-envs {num_envs}"
     if name in IQN:
         flags += " --num-tau-samples 8 --num-tau-prime-samples 7 --num-quantile-samples 4"
+    killed_and_resumed(name, flags, tmp_path)
+
+
+def killed_and_resumed(name, flags, tmp_path):
+    """A run that is killed at three random moments and resumed each time against one that was let alone."""
     (tmp_path / "whole").mkdir(), (tmp_path / "killed").mkdir()
     started = time.monotonic()
     run(name, flags, cwd=tmp_path / "whole")
@@ -87,7 +92,10 @@ def kill_at(name, flags, cwd, words, rows=0, **kwargs):
     for line in process.stdout:
         printed += line
         if words in line:
-            while process.poll() is None and rows and len(evaluations(run_folders(cwd)[-1])) < rows:
+            (folder,) = run_folders(cwd)
+            while process.poll() is None and rows and not (folder / "eval.csv").exists():
+                time.sleep(0.01)
+            while process.poll() is None and rows and len(evaluations(folder)) < rows:
                 time.sleep(0.01)
             process.send_signal(signal.SIGKILL)
     process.wait()

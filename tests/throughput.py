@@ -2,8 +2,10 @@
 
 Measures the emulator, `act` and `update` alone and the real training loop (the script itself, as a subprocess, with
 epsilon 0.01 so that every step needs the network). The loop's efficiency is the time that its parts must take, update
-and emulator overlapping as they may, over the time that the loop takes. All rounds alternate between the parts, the
-script's loop and that of its baseline, and medians are printed, because machines are noisy.
+and emulator overlapping as they may, over the time that the loop takes. With MinAtar, whose games are Python, nothing
+overlaps; there a bare loop of the three parts, which drive each other out of the caches, is what they must take.
+All rounds alternate between the parts, the script's loop and that of its baseline (of MinAtar, that of k = 0), and
+medians are printed, because machines are noisy.
 
 Usage: python tests/throughput.py --script dqn_atari_mexp.py --num-envs 1 --device cpu
 """
@@ -21,7 +23,7 @@ import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Optional
 
 import numpy as np
 import psutil
@@ -37,7 +39,7 @@ class Args:
     script: str = "dqn_atari_mexp.py"  # the script to measure
     num_envs: int = 1  # emulators
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto takes the GPU if there is one
-    env_id: str = "ALE/Breakout-v5"  # the game
+    env_id: Optional[str] = None  # the game; the script's default if None
     buffer_size: int = 100_000  # transitions; the paper's 1,000,000 if the memory is there
     rounds: int = 3  # repetitions, of which the median counts
     seconds: float = 15.0  # time to measure a loop in each round
@@ -64,13 +66,17 @@ class Parts:
         spec = importlib.util.spec_from_file_location("script", ROOT / args.script)
         sys.modules["script"] = script = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(script)
-        self.device, rng = device, np.random.default_rng(0)
+        self.device, self.crossings, rng = device, script.crossings, np.random.default_rng(0)
         self.defaults = script.Args()
-        self.envs = script.AtariEnvs(args.env_id, args.num_envs)
+        args.env_id, self.minatar = args.env_id or self.defaults.env_id, hasattr(script, "MinAtarEnvs")
+        if self.minatar:
+            torch.set_num_threads(self.defaults.num_threads)
+        self.envs = (script.MinAtarEnvs if self.minatar else script.AtariEnvs)(args.env_id, args.num_envs)
         n = self.envs.num_actions
-        network = script.QNetwork(n, float(n)) if hasattr(script, "MeanExpansion") else script.QNetwork(n)
-        network.to(device, memory_format=torch.channels_last)
-        adam = dict(lr=6.25e-5, eps=1.5e-4, fused=True, capturable=device.type == "cuda")
+        sizes = [self.envs.obs_shape[-1], n, float(n)] if self.minatar else [n, float(n)]
+        network = script.QNetwork(*(sizes if hasattr(script, "MeanExpansion") else sizes[:-1]))
+        network.to(device, memory_format=torch.preserve_format if self.minatar else torch.channels_last)
+        adam = dict(lr=self.defaults.learning_rate, eps=1.5e-4, fused=True, capturable=device.type == "cuda")
         optimizer = torch.optim.Adam(network.parameters(), **adam)
         target, iqn = copy.deepcopy(network).requires_grad_(False), hasattr(script, "quantile_huber_loss")
         learn = partial(script.update, network, target, optimizer, self.defaults if iqn else self.defaults.gamma)
@@ -78,30 +84,51 @@ class Parts:
         torch.set_float32_matmul_precision("high" if iqn and device.type == "cuda" else "highest")
         if device.type == "cuda":
             learn, act = script.capture(learn, optimizer), script.capture(act)
-        buffer = script.ReplayBuffer(10_000, args.num_envs, device)
+        shape = self.envs.obs_shape if self.minatar else args.num_envs
+        buffer = script.ReplayBuffer(10_000, shape, device)
         self.obs = self.envs.reset(np.arange(args.num_envs))
         every_env, first = np.arange(args.num_envs), np.ones(args.num_envs, bool)
         for _ in range(1000 // args.num_envs + 100):
             actions = rng.integers(n, size=args.num_envs)
+            if self.minatar:
+                obs, rewards, terminated, _, _, extra = self.envs.step(actions)
+                buffer.append(self.obs, extra["final_obs"], actions, rewards, terminated)
+                self.obs = obs
+                continue
             self.envs.send(actions)
             buffer.append(every_env, self.obs[:, -1], first, actions)
             self.obs, rewards, terminated, _, first, _ = self.envs.recv()
             buffer.complete(np.sign(rewards), terminated)
 
         def emulate():
-            self.envs.send(rng.integers(n, size=args.num_envs))
-            self.obs = self.envs.recv()[0]
+            actions = rng.integers(n, size=args.num_envs)
+            if self.minatar:
+                self.obs = self.envs.step(actions)[0]
+            else:
+                self.envs.send(actions)
+                self.obs = self.envs.recv()[0]
 
         self.emulate = emulate
         self.act = lambda: act(script.to_device(self.obs, device)).cpu().numpy().argmax(1)
         self.update = lambda: learn(*buffer.sample(self.defaults.batch_size, rng, device))
+        self.steps, self.num_envs = 0, args.num_envs
+
+    def bare(self):
+        """One step of the bare loop: all environments, and the updates that are due."""
+        self.act(), self.emulate()
+        self.steps += self.num_envs
+        for _ in range(self.crossings(self.steps, self.num_envs, self.defaults.train_frequency)):
+            self.update()
 
     def rates(self, seconds: float) -> dict[str, float]:
-        return {name: rate(getattr(self, name), seconds, self.device) for name in ("emulate", "act", "update")}
+        names = ("emulate", "act", "update", "bare") if self.minatar else ("emulate", "act", "update")
+        return {name: rate(getattr(self, name), seconds, self.device) for name in names}
 
 
 def vector_step_time(rates: dict[str, float], num_envs: int, train_frequency: int) -> float:
     """Seconds that a step of all environments must take: act and emulate follow each other, updates run beside."""
+    if "bare" in rates:
+        return 1 / rates["bare"]
     emulate, act, update = (1 / rates[name] for name in ("emulate", "act", "update"))
     updates = num_envs / train_frequency
     if updates >= 1:
@@ -117,14 +144,14 @@ def memory_used(process: psutil.Process, device: torch.device) -> int:
     return process.memory_info().rss
 
 
-def loop(args: Args, script: str, device: torch.device, expected: float) -> tuple[float, int, int]:
+def loop(args: Args, script: str, device: torch.device, expected: float, *extra: str) -> tuple[float, int, int]:
     """Runs the script; returns its agent steps a second, its peak memory, and how much that grew while it learned."""
     starts = 2_000  # the script logs every 1,000 steps; where those take long, one such interval has to do
     steps = starts + 1_001 + args.num_envs + 1_000 * int(expected * args.seconds / 1_000)
     flags = f"--env-id {args.env_id} --num-envs {args.num_envs} --total-timesteps {steps} --learning-starts {starts} "
     flags += f"--buffer-size {args.buffer_size} --start-e 0.01 --end-e 0.01 --eval-frequency 0 --checkpoint-frequency 0"
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, str(ROOT / script), *flags.split(), "--runs-dir", folder]
+        command = [sys.executable, str(ROOT / script), *flags.split(), *extra, "--runs-dir", folder]
         command += [] if device.type == "cuda" else ["--no-cuda"]
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
             watched, used = psutil.Process(process.pid), []
@@ -156,7 +183,9 @@ def main() -> None:
         raise SystemExit("--device cuda: no CUDA GPU was found")
     if sys.platform == "linux":  # as the scripts do
         ctypes.CDLL(None).mallopt(-1, 2**30), ctypes.CDLL(None).mallopt(-3, 2**25)
-    baseline = args.script.replace("_mexp", "")
+    baseline, plain = args.script.replace("_mexp", ""), []
+    if not (ROOT / baseline).exists():
+        baseline, plain = args.script, ["--mean-scaling-coefficient", "0"]
     parts, rounds, loops, base = Parts(args, device), [], [], []
     train_frequency = parts.defaults.train_frequency
     for number in range(args.rounds):
@@ -164,7 +193,8 @@ def main() -> None:
         rounds.append(parts.rates(args.seconds / 5))
         expected = args.num_envs / vector_step_time(rounds[-1], args.num_envs, train_frequency)
         loops.append(loop(args, args.script, device, expected))
-        base.append(loop(args, baseline, device, expected) if baseline != args.script else loops[-1])
+        same = baseline == args.script and not plain
+        base.append(loops[-1] if same else loop(args, baseline, device, expected, *plain))
         rounds.append(parts.rates(args.seconds / 5))
 
     rates = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
@@ -178,11 +208,13 @@ def main() -> None:
     print(f"| emulator alone | {rates['emulate'] * args.num_envs:,.0f} | agent steps |")
     print(f"| `act` alone | {rates['act'] * args.num_envs:,.0f} | agent steps |")
     print(f"| `update` alone | {rates['update']:,.1f} | gradient steps of {parts.defaults.batch_size} |")
+    if parts.minatar:
+        print(f"| bare loop of the three | {rates['bare'] * args.num_envs:,.0f} | agent steps |")
     print(f"| full loop | {steps:,.1f} | agent steps |")
     print(f"| loop / emulator alone | {steps / rates['emulate'] / args.num_envs:.2f} | |")
     print(f"| loop efficiency | {must / (args.num_envs / steps):.2f} | time its parts must take / its time |")
     ratio = statistics.median(a[0] / b[0] for a, b in zip(loops, base, strict=True))
-    print(f"| loop / {baseline}'s loop | {ratio:.2f} | median of the rounds' ratios |")
+    print(f"| loop / loop of {' '.join([baseline, *plain])} | {ratio:.2f} | median of the rounds' ratios |")
     peak, growth = max(p for _, p, _ in loops) / 2**20, max(g for _, _, g in loops) / 2**20
     print(f"| peak memory | {peak:,.0f} MiB | {growth:+.1f} MiB while learning; replay of {args.buffer_size:,} |")
 
