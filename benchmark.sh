@@ -1,0 +1,222 @@
+#!/usr/bin/env bash
+# The whole study from one command: games x agents x seeds, then the report. Repeat the command to go on: every run is
+# started with --resume, so finished runs are skipped and killed ones continue from their checkpoint.
+set -u -o pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: bash benchmark.sh SUITE [options] [-- EXTRA]
+
+SUITE            runs
+  quick          MinAtar Asterix and Breakout, DQN and IB-DQN, 2 seeds, 200,000 steps
+  minatar        the five MinAtar games, DQN and IB-DQN, 5 seeds, 5,000,000 steps
+  atari5         BattleZone, DoubleDunk, NameThisGame, Phoenix, Qbert; 4 agents, 5 seeds, 50,000,000 steps
+  atari57        all 57 games; 4 agents, 5 seeds, 50,000,000 steps
+
+--agents LIST    of dqn,dqn_mexp,iqn,iqn_mexp (Atari) or minatar_dqn,minatar_mexp (MinAtar)
+--seeds N|LIST   N seeds from 1 on, or a list such as 3,4
+--steps N        agent steps of every run
+--workers N      runs at a time (default: the GPUs given, or else the cores)
+--gpus LIST      such as 0,1: the runs take them in turn
+--out DIR        where runs, logs and report go (default: benchmark/SUITE)
+--slurm OPTIONS  submit to Slurm instead, with these options of sbatch, such as "--partition=gpu --gres=gpu:1 --mem=16G"
+--dry-run        print every command and stop
+-- EXTRA         passed on to the scripts
+TEXT
+}
+
+die() {
+  echo "error: $*" >&2
+  exit 2
+}
+
+root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+
+# RUN NUMBER `$2` OF THE LIST IN FOLDER `$1`: once more if it fails. xargs and Slurm call this; it never stops the others.
+if [ "${1-}" = __run ]; then
+  out=$2 number=$3
+  name=$(sed -n "$((number + 1))p" "$out/names.txt")
+  command=$(sed -n "$((number + 1))p" "$out/commands.txt")
+  rm -f "$out/failed/$name"
+  echo "$name" >"$out/running/$number"
+  cd "$root" || exit 1
+  for attempt in 1 2; do
+    echo "[$(date '+%F %T')] attempt $attempt: $command" >>"$out/logs/$name.log"
+    if bash -c "$command" >>"$out/logs/$name.log" 2>&1; then
+      touch "$out/done/$name"
+      break
+    fi
+    [ "$attempt" = 1 ] || touch "$out/failed/$name"
+  done
+  rm -f "$out/running/$number"
+  [ -e "$out/done/$name" ] || exit "${BENCHMARK_FAILURE:-1}"
+  exit 0
+fi
+
+# ARGUMENTS
+suite=${1-}
+case $suite in
+  -h | --help) usage && exit 0 ;;
+  quick) games="Asterix Breakout" agents=minatar_dqn,minatar_mexp seeds=2 steps=200000 ;;
+  minatar) games="Asterix Breakout Freeway Seaquest SpaceInvaders" agents=minatar_dqn,minatar_mexp seeds=5 steps=5000000 ;;
+  atari5) games="BattleZone DoubleDunk NameThisGame Phoenix Qbert" agents=dqn,dqn_mexp,iqn,iqn_mexp seeds=5 steps=50000000 ;;
+  atari57)
+    games="Alien Amidar Assault Asterix Asteroids Atlantis BankHeist BattleZone BeamRider Berzerk Bowling Boxing Breakout
+      Centipede ChopperCommand CrazyClimber Defender DemonAttack DoubleDunk Enduro FishingDerby Freeway Frostbite Gopher
+      Gravitar Hero IceHockey Jamesbond Kangaroo Krull KungFuMaster MontezumaRevenge MsPacman NameThisGame Phoenix Pitfall
+      Pong PrivateEye Qbert Riverraid RoadRunner Robotank Seaquest Skiing Solaris SpaceInvaders StarGunner Surround Tennis
+      TimePilot Tutankham UpNDown Venture VideoPinball WizardOfWor YarsRevenge Zaxxon"
+    agents=dqn,dqn_mexp,iqn,iqn_mexp seeds=5 steps=50000000
+    ;;
+  *) usage >&2 && die "SUITE '$suite' must be quick, minatar, atari5 or atari57" ;;
+esac
+shift
+family=ALE
+[ "$suite" = quick ] || [ "$suite" = minatar ] && family=MinAtar
+workers="" gpus="" out="benchmark/$suite" slurm="" dry="" use_slurm=""
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  case $1 in
+    --dry-run) dry=yes && shift && continue ;;
+    -h | --help) usage && exit 0 ;;
+    --agents | --seeds | --steps | --workers | --gpus | --out | --slurm) [ $# -ge 2 ] || die "$1 needs a value" ;;
+    *) die "unknown option '$1'; see bash benchmark.sh --help" ;;
+  esac
+  case $1 in
+    --agents) agents=$2 ;;
+    --seeds) seeds=$2 ;;
+    --steps) steps=$2 ;;
+    --workers) workers=$2 ;;
+    --gpus) gpus=$2 ;;
+    --out) out=$2 ;;
+    --slurm) slurm=$2 use_slurm=yes ;;
+  esac
+  shift 2
+done
+[ "${1-}" != -- ] || shift
+extra=("$@")
+
+[[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
+[[ $seeds =~ ^[0-9]+(,[0-9]+)*$ && $seeds != 0 ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
+[[ $seeds == *,* ]] && seed_list=${seeds//,/ } || seed_list=$(seq "$seeds")
+[[ $gpus =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die "--gpus '$gpus' must be a list such as 0,1"
+read -ra gpu_list <<<"${gpus//,/ }"
+if [ -z "$workers" ]; then
+  workers=$(nproc) && [ "${#gpu_list[@]}" -eq 0 ] || workers=${#gpu_list[@]}
+fi
+[[ $workers =~ ^[1-9][0-9]*$ ]] || die "--workers '$workers' must be a whole number, at least 1"
+for agent in ${agents//,/ }; do
+  case $family/$agent in
+    ALE/dqn | ALE/dqn_mexp | ALE/iqn | ALE/iqn_mexp | MinAtar/minatar_dqn | MinAtar/minatar_mexp) ;;
+    ALE/*) die "--agents '$agent': $suite knows dqn, dqn_mexp, iqn and iqn_mexp" ;;
+    *) die "--agents '$agent': $suite knows minatar_dqn and minatar_mexp" ;;
+  esac
+done
+[ -n "${agents//,/}" ] || die "--agents names no agent"
+
+# PYTHON: the active environment if it has what requirements.txt lists, or else .venv, made if need be
+suitable() {
+  "$1" - "$root/requirements.txt" >/dev/null 2>&1 <<'TEXT'
+import importlib.metadata, re, sys
+for line in open(sys.argv[1]).read().split("# testing")[0].splitlines():
+    if name := re.match(r"[\w.-]+", line):
+        importlib.metadata.version(name[0])
+TEXT
+}
+if [ -n "$dry" ] || suitable python; then
+  python=$(command -v python || echo python)
+else
+  python=$root/.venv/bin/python
+  if ! suitable "$python"; then
+    echo "making .venv from requirements.txt ..."
+    python3 -m venv "$root/.venv" && "$python" -m pip install -q -r "$root/requirements.txt" ||
+      die "no Python environment: installing requirements.txt into .venv failed (see above)"
+  fi
+fi
+
+# THE LIST: one command a run
+[[ $out == /* ]] || out=$PWD/$out
+names=() commands=()
+for game in $games; do
+  for seed in $seed_list; do
+    for agent in ${agents//,/ }; do
+      case $agent in
+        minatar_dqn) script="minatar_mexp.py --mean-scaling-coefficient 0" game_id=MinAtar/$game-v1 ;;
+        minatar_mexp) script=minatar_mexp.py game_id=MinAtar/$game-v1 ;;
+        *) script=${agent%_mexp}_atari${agent#"${agent%_mexp}"}.py game_id=ALE/$game-v5 ;;
+      esac
+      command="OMP_NUM_THREADS=1"
+      [ "${#gpu_list[@]}" -eq 0 ] || command+=" CUDA_VISIBLE_DEVICES=${gpu_list[${#commands[@]} % ${#gpu_list[@]}]}"
+      command+=" $(printf '%q' "$python") $(printf '%q' "$root")/$script --env-id $game_id --seed $seed --exp-name $agent"
+      command+=" --total-timesteps $steps --runs-dir $(printf '%q' "$out/runs") --resume"
+      [ "${#extra[@]}" -eq 0 ] || command+=$(printf ' %q' "${extra[@]}")
+      names+=("$game-$agent-$seed")
+      commands+=("$command")
+    done
+  done
+done
+if [ -n "$dry" ]; then
+  printf '%s\n' "${commands[@]}"
+  exit 0
+fi
+mkdir -p "$out/runs" "$out/logs" || die "--out $out cannot be written to; name a folder that can"
+rm -rf "$out/done" "$out/failed" "$out/running"
+mkdir -p "$out/done" "$out/failed" "$out/running"
+printf '%s\n' "${names[@]}" >"$out/names.txt"
+printf '%s\n' "${commands[@]}" >"$out/commands.txt"
+total=${#names[@]}
+report=("$python" "$root/report.py" "$out/runs" --out "$out/report")
+
+# A CLUSTER: one array, requeued where a node was lost, and the report when it is through
+if [ -n "$use_slurm" ]; then
+  command -v sbatch >/dev/null || die "--slurm needs Slurm's sbatch, which was not found"
+  read -ra options <<<"$slurm"
+  run=$(printf '%q ' bash "$root/benchmark.sh" __run "$out")
+  job=$(sbatch --parsable --requeue --open-mode=append --job-name="mexp-$suite" --output="$out/logs/slurm-%A_%a.log" \
+    "${options[@]}" --array="0-$((total - 1))%$workers" --wrap "$run \$SLURM_ARRAY_TASK_ID") || die "sbatch refused the runs"
+  job=${job%%;*}
+  after=$(sbatch --parsable --job-name="mexp-report" --output="$out/logs/report.log" "${options[@]}" \
+    --dependency="afterany:$job" --wrap "$(printf '%q ' "${report[@]}")") || die "sbatch refused the report"
+  echo "submitted $total runs as job $job, $workers at a time, and the report as job ${after%%;*}; logs in $out/logs"
+  exit 0
+fi
+
+# ONE MACHINE
+count() { find "$out/$1" -type f | wc -l; }
+started=$SECONDS
+show() {
+  local took=$((SECONDS - started))
+  printf '%s%d of %d runs done, %d running, %d failed, %d:%02d:%02d%s' "$1" "$(count done)" "$total" "$(count running)" \
+    "$(count failed)" $((took / 3600)) $((took % 3600 / 60)) $((took % 60)) "$2"
+}
+stop() {
+  trap - INT TERM HUP EXIT
+  kill -TERM -- "-$group" 2>/dev/null
+  for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 -- "-$group" 2>/dev/null && sleep 0.2; done
+  kill -KILL -- "-$group" 2>/dev/null
+  echo && echo "stopped; the same command goes on from the last checkpoints" >&2
+  exit 130
+}
+set -m # the runs get a process group of their own, which `stop` can end as a whole
+seq 0 $((total - 1)) | BENCHMARK_FAILURE=0 xargs -P "$workers" -n 1 bash "$root/benchmark.sh" __run "$out" &
+set +m
+group=$(jobs -p | tail -1)
+trap stop INT TERM HUP
+last=""
+while kill -0 "$group" 2>/dev/null || kill -0 -- "-$group" 2>/dev/null; do
+  if [ -t 1 ]; then
+    show $'\r' "  "
+  elif [ "$last" != "$(count done)/$(count failed)" ]; then
+    last="$(count done)/$(count failed)"
+    show "" $'\n'
+  fi
+  sleep 1 &
+  wait $!
+done
+show "$([ -t 1 ] && printf '\r')" $'\n'
+"${report[@]}" || echo "no report was made; the runs are in $out/runs" >&2
+for failure in "$out"/failed/*; do
+  [ -e "$failure" ] || continue
+  echo "failed twice: $(basename "$failure"), log $out/logs/$(basename "$failure").log" >&2
+done
+[ "$(count failed)" -eq 0 ] || exit 1
+[ "$(count done)" -eq "$total" ] || die "only $(count done) of $total runs have finished; the same command goes on"
