@@ -166,7 +166,7 @@ class Study:
         """Every agent with the one that it is compared with: IB-DQN with DQN, IB-IQN with IQN, others with either."""
         base = {agent: re.sub(r"^IB-|\(.*\)$", "", agent) for agent in self.agents}
         fallback = next((agent for agent in ("DQN", "IQN") if agent in self.agents), None)
-        found = {agent: base[agent] if base[agent] in self.agents else fallback for agent in self.agents}
+        found = {a: base[a] if base[a] != a and base[a] in self.agents else fallback for a in self.agents}
         plain = ("DQN", "IQN")
         return [(agent, other) for agent, other in found.items() if other not in (None, agent) and agent not in plain]
 
@@ -205,12 +205,12 @@ def aggregates(scores: np.ndarray) -> np.ndarray:
 
 def estimates(scores: dict, function, args: Args) -> tuple[dict, dict]:
     """Values of `function` and their 95% stratified bootstrap intervals, for each key of `scores`; one run has none."""
-    state = np.random.RandomState(args.seed)
+    np.random.seed(args.seed)  # rliable 1.2.0 draws from the global generator, whatever `random_state` it is given
     points = {key: function(*(s if isinstance(s, tuple) else (s,))) for key, s in scores.items()}
     many = {k: s for k, s in scores.items() if min(len(x) for x in (s if isinstance(s, tuple) else (s,))) > 1}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of samples without any spread
-        _, intervals = library.get_interval_estimates(many, function, reps=args.reps, random_state=state)
+        _, intervals = library.get_interval_estimates(many, function, reps=args.reps)
     return points, intervals
 
 
