@@ -159,6 +159,13 @@ if [ -n "$dry" ]; then
   exit 0
 fi
 mkdir -p "$out/runs" "$out/logs" || die "--out $out cannot be written to; name a folder that can"
+exec 9>"$out/lock" && flock -n 9 || die "--out $out: another benchmark.sh, or a run that it left, is at work there"
+job_name=mexp-$suite-$(cksum <<<"$out" | cut -d' ' -f1)
+if [ -n "$use_slurm" ]; then # the same folder must not be submitted twice at a time
+  command -v sbatch >/dev/null || die "--slurm needs Slurm's sbatch, which was not found"
+  queued=$(squeue -h --name="$job_name" -o %A) || die "--slurm: squeue does not answer (see above)"
+  [ -z "$queued" ] || die "--slurm: job ${queued%%$'\n'*} is at work on $out; wait for its end, or scancel it"
+fi
 rm -rf "$out/done" "$out/failed" "$out/running"
 mkdir -p "$out/done" "$out/failed" "$out/running"
 printf '%s\n' "${names[@]}" >"$out/names.txt"
@@ -168,10 +175,9 @@ report=("$python" "$root/report.py" "$out/runs" --out "$out/report")
 
 # A CLUSTER: one array, requeued where a node was lost, and the report when it is through
 if [ -n "$use_slurm" ]; then
-  command -v sbatch >/dev/null || die "--slurm needs Slurm's sbatch, which was not found"
   read -ra options <<<"$slurm"
   run=$(printf '%q ' bash "$root/benchmark.sh" __run "$out")
-  job=$(sbatch --parsable --requeue --open-mode=append --job-name="mexp-$suite" --output="$out/logs/slurm-%A_%a.log" \
+  job=$(sbatch --parsable --requeue --open-mode=append --job-name="$job_name" --output="$out/logs/slurm-%A_%a.log" \
     "${options[@]}" --array="0-$((total - 1))%$workers" --wrap "$run \$SLURM_ARRAY_TASK_ID") || die "sbatch refused the runs"
   job=${job%%;*}
   after=$(sbatch --parsable --job-name="mexp-report" --output="$out/logs/report.log" "${options[@]}" \

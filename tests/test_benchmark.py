@@ -4,6 +4,7 @@ import collections
 import os
 import re
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -105,6 +106,18 @@ def test_bad_options(flags, words, tmp_path):
     assert words in line and not list(tmp_path.iterdir())
 
 
+def test_without_slurm(tmp_path):
+    """Where there is no sbatch, one line says so."""
+    (tmp_path / "bin").mkdir()
+    tools = "bash dirname nproc seq mkdir rm cksum cut cat flock".split()
+    for tool in tools:
+        (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
+    path = f"{Path(sys.executable).parent}{os.pathsep}{tmp_path}/bin"
+    command = ["bash", str(ROOT / "benchmark.sh"), "quick", "--out", "out", "--slurm", "--mem=1G"]
+    result = subprocess.run(command, cwd=tmp_path, env={"PATH": path}, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, "error: --slurm needs Slurm's sbatch, which was not found\n")
+
+
 def logs(out):
     return {path.stem: path.read_text() for path in (out / "logs").glob("*.log")}
 
@@ -177,6 +190,7 @@ def test_killed_run_goes_on_and_ctrl_c_stops_all(tmp_path):
     log = tmp_path / "out" / "logs" / f"Asterix-{agent}-1.log"
     wait(lambda: re.search("goes on from step [1-9]", log.read_text()))
     wait(lambda: len(scripts()) == 2)
+    assert "is at work there" in benchmark(flags, cwd=tmp_path, check=2).stderr, "not twice at a time"
     os.killpg(process.pid, signal.SIGINT)  # what Ctrl-C does
     stdout, stderr = process.communicate(timeout=30)
     assert process.returncode == 130 and "the same command goes on" in stderr

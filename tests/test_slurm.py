@@ -109,6 +109,7 @@ def test_killed_and_requeued(slurm, tmp_path):
     assert "error: sbatch refused the runs" in slurm(*submit, "--no-such-option", *extra, check=2)
     out = slurm(*submit, "--cpus-per-task=1 --mem=0", *extra)
     job, after = re.search(r"submitted 4 runs as job (\d+), 2 at a time, and the report as job (\d+)", out).groups()
+    assert f"job {job} is at work on {tmp_path}/out" in slurm(*submit, "", *extra, check=2), "not twice at a time"
     assert "ArrayTaskThrottle=2" in slurm("scontrol", "show", "job", job)
 
     def checkpointed():
