@@ -53,6 +53,20 @@ if [ "${1-}" = __run ]; then
   exit 0
 fi
 
+# THE END, of the runs in folder `$2` with the Python `$3`: the report, the runs that failed, and whether all is done
+if [ "${1-}" = __finish ]; then
+  out=$2 status=0
+  "$3" "$root/report.py" "$out/runs" --out "$out/report" || echo "no report was made; the runs are in $out/runs" >&2
+  while read -r name; do
+    if [ -e "$out/failed/$name" ]; then
+      echo "failed twice: $name, log $out/logs/$name.log" >&2 && status=1
+    elif [ ! -e "$out/done/$name" ]; then
+      echo "not finished: $name; the same command goes on with it" >&2 && status=1
+    fi
+  done <"$out/names.txt"
+  exit $status
+fi
+
 # ARGUMENTS
 suite=${1-}
 case $suite in
@@ -171,7 +185,7 @@ mkdir -p "$out/done" "$out/failed" "$out/running"
 printf '%s\n' "${names[@]}" >"$out/names.txt"
 printf '%s\n' "${commands[@]}" >"$out/commands.txt"
 total=${#names[@]}
-report=("$python" "$root/report.py" "$out/runs" --out "$out/report")
+finish=(bash "$root/benchmark.sh" __finish "$out" "$python")
 
 # A CLUSTER: one array, requeued where a node was lost, and the report when it is through
 if [ -n "$use_slurm" ]; then
@@ -181,7 +195,7 @@ if [ -n "$use_slurm" ]; then
     "${options[@]}" --array="0-$((total - 1))%$workers" --wrap "$run \$SLURM_ARRAY_TASK_ID") || die "sbatch refused the runs"
   job=${job%%;*}
   after=$(sbatch --parsable --job-name="mexp-report" --output="$out/logs/report.log" "${options[@]}" \
-    --dependency="afterany:$job" --wrap "$(printf '%q ' "${report[@]}")") || die "sbatch refused the report"
+    --dependency="afterany:$job" --wrap "$(printf '%q ' "${finish[@]}")") || die "sbatch refused the report"
   echo "submitted $total runs as job $job, $workers at a time, and the report as job ${after%%;*}; logs in $out/logs"
   exit 0
 fi
@@ -219,10 +233,4 @@ while kill -0 "$group" 2>/dev/null || kill -0 -- "-$group" 2>/dev/null; do
   wait $!
 done
 show "$([ -t 1 ] && printf '\r')" $'\n'
-"${report[@]}" || echo "no report was made; the runs are in $out/runs" >&2
-for failure in "$out"/failed/*; do
-  [ -e "$failure" ] || continue
-  echo "failed twice: $(basename "$failure"), log $out/logs/$(basename "$failure").log" >&2
-done
-[ "$(count failed)" -eq 0 ] || exit 1
-[ "$(count done)" -eq "$total" ] || die "only $(count done) of $total runs have finished; the same command goes on"
+"${finish[@]}"

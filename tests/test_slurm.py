@@ -130,6 +130,7 @@ def test_killed_and_requeued(slurm, tmp_path):
     assert "4 runs of DQN, IB-DQN on 2 game(s)" in report.read_text()
     log = (tmp_path / "out" / "logs" / "Asterix-minatar_dqn-1.log").read_text()
     assert log.count("attempt 1") == 2 and re.search("goes on from step [1-9]", log)
+    assert "failed" not in (tmp_path / "out" / "logs" / "report.log").read_text()
     assert '"finished": true' in (victim / "config.json").read_text()
     assert len(run_folders(tmp_path)) == 4, "the requeued task went on in its folder"
     assert [path.name for path in sorted((tmp_path / "out" / "done").iterdir())] == [
