@@ -113,7 +113,9 @@ def read_runs(root: Path) -> tuple[pd.DataFrame, list[str]]:
         mine = data["agent"] == agent
         data.loc[mine, "agent"] = [f"{agent}({k:g})" for k in data.loc[mine, "k"]]
     for (game, agent, seed), runs in data.groupby(["game", "agent", "seed"]):
-        longest = runs.groupby("run")["step"].max().sort_index(ascending=False).sort_values(kind="stable").index
+        longest = (
+            runs.groupby("run")["step"].max().sort_index().sort_values(kind="stable").index
+        )  # of equals the newest
         for run in longest[:-1]:
             notes.append(f"`{run}` is ignored: another run of {game}, {agent}, seed {seed} is as long or longer.")
             data = data[data["run"] != run]

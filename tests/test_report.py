@@ -274,6 +274,9 @@ def test_of_two_runs_of_a_seed_the_longer_counts(tmp_path):
     result = make_report(tmp_path)
     assert "another run of ALE/Pong-v5, DQN, seed 1 is as long or longer" in result.stderr
     assert [(row["runs"], row["final_score"]) for row in table(tmp_path, "games.csv")] == [("1", "3.0")]
+    make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [4.0, 5.0, 6.0])
+    make_report(tmp_path)
+    assert [row["final_score"] for row in table(tmp_path, "games.csv")] == ["6.0"], "of equals the newer"
 
 
 def test_ablation_and_other_settings(tmp_path):
