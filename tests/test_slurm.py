@@ -123,9 +123,8 @@ def test_killed_and_requeued(slurm, tmp_path):
     assert '"finished": false' in (victim / "config.json").read_text() and (victim / "checkpoint.pt").exists()
     assert state(after) == "PENDING"
     slurm("scontrol", "requeue", f"{job}_0")
-    slurm("scontrol", "update", f"JobId={job}_0", "StartTime=now")  # Slurm lets a requeued job wait for two minutes
     report = tmp_path / "out" / "report" / "README.md"
-    wait(report.exists, "the report")
+    wait(report.exists, "the report", 400)  # Slurm lets a requeued job wait for two minutes, until its node is clean
     wait(lambda: "runs, 2 games" in (tmp_path / "out" / "logs" / "report.log").read_text(), "the report's end")
     assert "4 runs of DQN, IB-DQN on 2 game(s)" in report.read_text()
     log = (tmp_path / "out" / "logs" / "Asterix-minatar_dqn-1.log").read_text()
