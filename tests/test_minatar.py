@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import load, run, run_folders
+from conftest import ROOT, load, run, run_folders
 from test_bad_input import checkpointed_run, refused
 from test_evaluation import A, B, C, ScriptedEnvs, by_hand, q_values
 from test_outputs import COLUMNS
@@ -65,10 +65,8 @@ def test_layout_of_breakout():
 
 def test_package_defaults():
     """Sticky actions 0.1, by counting; difficulty ramps."""
-    envs = script.MinAtarEnvs("Freeway", 1)
-    assert envs.games[0].env.ramping if hasattr(envs.games[0].env, "ramping") else True
-    asterix = script.MinAtarEnvs("Asterix", 1)
-    assert asterix.games[0].env.ramping is True
+    for game in ("Asterix", "Seaquest", "SpaceInvaders"):  # the two others have no ramping
+        assert script.MinAtarEnvs(game, 1).games[0].env.ramping is True
     envs = script.MinAtarEnvs("Breakout", 1)
     envs.reset(np.array([1]))
     envs.games[0].env.act = lambda action: (taken.append(action), (0, False))[1]
@@ -392,6 +390,22 @@ def test_resumes_where_the_games_were(tmp_path):
     weights = [torch.load(f / "model.pt") for f in (run_folders(tmp_path / "whole")[0], folder)]
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
     assert scalars(run_folders(tmp_path / "whole")[0]) == scalars(folder)
+
+
+def test_time_limit_in_training(tmp_path):
+    """A copy of the script with a limit of 30 steps: where that cuts a game, the replay has the true successor, which
+    is not where the next game begins, and does not call it terminal. Elsewhere transitions follow one another."""
+    text = (ROOT / "minatar_mexp.py").read_text()
+    limited = text.replace("max_steps: int = 27_000", "max_steps: int = 30")
+    assert limited != text
+    (tmp_path / "limited.py").write_text(limited)
+    flags = "--env-id Freeway --batch-size 8 --learning-starts 64 --eval-frequency 0 --no-cuda"
+    _, folder = checkpointed_run(tmp_path, str(tmp_path / "limited"), flags)
+    replay = torch.load(folder / "checkpoint.pt", weights_only=True)["buffer"]
+    frames = replay["frames"]
+    assert 100 <= len(frames) == replay["written"] < 100_000 and not replay["terminated"].any()
+    follows = (frames[:-1, 1] == frames[1:, 0]).flatten(1).all(1)
+    assert np.flatnonzero(~follows).tolist() == list(range(29, len(frames) - 1, 30))
 
 
 def test_evaluating_does_not_change_the_training(tmp_path):
