@@ -187,16 +187,29 @@ printf '%s\n' "${commands[@]}" >"$out/commands.txt"
 total=${#names[@]}
 finish=(bash "$root/benchmark.sh" __finish "$out" "$python")
 
-# A CLUSTER: one array, requeued where a node was lost, and the report when it is through
+# A CLUSTER: one array, requeued where a node was lost, and the report when it is through. A list that is longer than the
+# cluster lets an array be (MaxArraySize, 1001 by default) goes as several arrays, one after the other
 if [ -n "$use_slurm" ]; then
   read -ra options <<<"$slurm"
   run=$(printf '%q ' bash "$root/benchmark.sh" __run "$out")
-  job=$(sbatch --parsable --requeue --open-mode=append --job-name="$job_name" --output="$out/logs/slurm-%A_%a.log" \
-    "${options[@]}" --array="0-$((total - 1))%$workers" --wrap "$run \$SLURM_ARRAY_TASK_ID") || die "sbatch refused the runs"
-  job=${job%%;*}
-  after=$(sbatch --parsable --job-name="mexp-report" --output="$out/logs/report.log" "${options[@]}" \
-    --dependency="afterany:$job" --wrap "$(printf '%q ' "${finish[@]}")") || die "sbatch refused the report"
-  echo "submitted $total runs as job $job, $workers at a time, and the report as job ${after%%;*}; logs in $out/logs"
+  most=$(scontrol show config | sed -n 's/^MaxArraySize *= *//p')
+  [[ $most =~ ^[1-9][0-9]*$ ]] || die "--slurm: scontrol does not tell the cluster's MaxArraySize (see above)"
+  jobs=()
+  refused() {
+    [ "${#jobs[@]}" -eq 0 ] || scancel "${jobs[@]}"
+    die "sbatch refused $1 (see above); nothing is submitted"
+  }
+  for ((first = 0; first < total; first += most)); do
+    size=$((total - first < most ? total - first : most)) after=()
+    [ "$first" -eq 0 ] || after=("--dependency=afterany:${jobs[-1]}")
+    job=$(sbatch --parsable --requeue --open-mode=append --job-name="$job_name" --output="$out/logs/slurm-%A_%a.log" \
+      "${options[@]}" "${after[@]}" --array="0-$((size - 1))%$workers" --wrap "$run \$((SLURM_ARRAY_TASK_ID + $first))") ||
+      refused "the runs"
+    jobs+=("${job%%;*}")
+  done
+  report=$(sbatch --parsable --job-name="mexp-report" --output="$out/logs/report.log" "${options[@]}" \
+    --dependency="afterany$(printf ':%s' "${jobs[@]}")" --wrap "$(printf '%q ' "${finish[@]}")") || refused "the report"
+  echo "submitted $total runs as job ${jobs[*]}, $workers at a time, and the report as job ${report%%;*}; logs in $out/logs"
   exit 0
 fi
 

@@ -56,6 +56,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 JobRequeue=1
+MaxArraySize=4
 ReturnToService=2
 MpiDefault=none
 StateSaveLocation={folder}/state
@@ -100,6 +101,19 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             subprocess.run(["pkill", "-u", "munge", "munged"])
 
 
+def longer_than_an_array(slurm, tmp_path):
+    """Five runs where an array may have four: two arrays, the second after the first, and every run once."""
+    flags = "minatar --agents minatar_mexp --seeds 1 --steps 200 --workers 2 --out long --slurm --mem=0".split()
+    out = slurm("bash", str(ROOT / "benchmark.sh"), *flags, *f"-- {TINY} --eval-frequency 100".split())
+    first, second, after = re.search(r"submitted 5 runs as job (\d+) (\d+), .* report as job (\d+)", out).groups()
+    waits = [slurm("squeue", "-h", "-j", job, "-o", "%E") for job in (second, after)]
+    assert f"afterany:{first}_*" in waits[0] and all(f"afterany:{job}_*" in waits[1] for job in (first, second))
+    wait(lambda: "5 games" in "".join(p.read_text() for p in tmp_path.glob("long/logs/report.log")), "the long list")
+    assert len(list((tmp_path / "long" / "done").iterdir())) == len(run_folders(tmp_path / "long")) == 5
+    slurms = sorted(path.name for path in (tmp_path / "long" / "logs").glob("slurm-*"))
+    assert slurms == sorted([*(f"slurm-{first}_{i}.log" for i in range(4)), f"slurm-{second}_0.log"])
+
+
 def test_killed_and_requeued(slurm, tmp_path):
     """The suite as an array; a task is killed with SIGKILL and requeued, goes on from its checkpoint, and the dependent
     job makes the report of all runs."""
@@ -123,6 +137,7 @@ def test_killed_and_requeued(slurm, tmp_path):
     assert '"finished": false' in (victim / "config.json").read_text() and (victim / "checkpoint.pt").exists()
     assert state(after) == "PENDING"
     slurm("scontrol", "requeue", f"{job}_0")
+    longer_than_an_array(slurm, tmp_path)
     report = tmp_path / "out" / "report" / "README.md"
     wait(report.exists, "the report", 400)  # Slurm lets a requeued job wait for two minutes, until its node is clean
     wait(lambda: "runs, 2 games" in (tmp_path / "out" / "logs" / "report.log").read_text(), "the report's end")
@@ -131,7 +146,7 @@ def test_killed_and_requeued(slurm, tmp_path):
     assert log.count("attempt 1") == 2 and re.search("goes on from step [1-9]", log)
     assert "failed" not in (tmp_path / "out" / "logs" / "report.log").read_text()
     assert '"finished": true' in (victim / "config.json").read_text()
-    assert len(run_folders(tmp_path)) == 4, "the requeued task went on in its folder"
+    assert len(run_folders(tmp_path / "out")) == 4, "the requeued task went on in its folder"
     assert [path.name for path in sorted((tmp_path / "out" / "done").iterdir())] == [
         f"{game}-{agent}-1" for game in ("Asterix", "Breakout") for agent in ("minatar_dqn", "minatar_mexp")
     ]
