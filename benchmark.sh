@@ -213,37 +213,47 @@ if [ -n "$use_slurm" ]; then
   exit 0
 fi
 
-# ONE MACHINE
-count() { find "$out/$1" -type f | wc -l; }
-started=$SECONDS
+# ONE MACHINE. While the runs are at work nothing runs in the foreground but `wait`: bash may lose a Ctrl-C that comes
+# while it waits for any other command
+shopt -s nullglob
+started=$SECONDS group=""
+count() {
+  local files
+  files=("$out/done"/*) n_done=${#files[@]}
+  files=("$out/running"/*) n_running=${#files[@]}
+  files=("$out/failed"/*) n_failed=${#files[@]}
+}
 show() {
   local took=$((SECONDS - started))
-  printf '%s%d of %d runs done, %d running, %d failed, %d:%02d:%02d%s' "$1" "$(count done)" "$total" "$(count running)" \
-    "$(count failed)" $((took / 3600)) $((took % 3600 / 60)) $((took % 60)) "$2"
+  printf '%s%d of %d runs done, %d running, %d failed, %d:%02d:%02d%s' "$1" "$n_done" "$total" "$n_running" "$n_failed" \
+    $((took / 3600)) $((took % 3600 / 60)) $((took % 60)) "$2"
 }
 stop() {
   trap - INT TERM HUP EXIT
+  [ -n "$group" ] || group=$(jobs -p | head -1)
   kill -TERM -- "-$group" 2>/dev/null
   for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 -- "-$group" 2>/dev/null && sleep 0.2; done
   kill -KILL -- "-$group" 2>/dev/null
   echo && echo "stopped; the same command goes on from the last checkpoints" >&2
   exit 130
 }
-set -m # the runs get a process group of their own, which `stop` can end as a whole
-seq 0 $((total - 1)) | BENCHMARK_FAILURE=0 xargs -P "$workers" -n 1 bash "$root/benchmark.sh" __run "$out" &
-set +m
-group=$(jobs -p | tail -1)
+numbers=$(seq 0 $((total - 1)))
 trap stop INT TERM HUP
-last=""
+set -m # the runs get a process group of their own, which `stop` can end as a whole
+BENCHMARK_FAILURE=0 xargs -P "$workers" -n 1 bash "$root/benchmark.sh" __run "$out" <<<"$numbers" &
+group=$!
+set +m
+last="" start="" end=$'\n'
+[ ! -t 1 ] || start=$'\r' end="  "
 while kill -0 "$group" 2>/dev/null || kill -0 -- "-$group" 2>/dev/null; do
-  if [ -t 1 ]; then
-    show $'\r' "  "
-  elif [ "$last" != "$(count done)/$(count failed)" ]; then
-    last="$(count done)/$(count failed)"
-    show "" $'\n'
+  count
+  if [ -t 1 ] || [ "$last" != "$n_done/$n_failed" ]; then
+    last=$n_done/$n_failed
+    show "$start" "$end"
   fi
-  sleep 1 &
+  sleep 1 9>&- & # without the lock, which would outlive us with it
   wait $!
 done
-show "$([ -t 1 ] && printf '\r')" $'\n'
+count
+show "$start" $'\n'
 "${finish[@]}"

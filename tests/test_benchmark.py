@@ -205,3 +205,29 @@ def test_killed_run_goes_on_and_ctrl_c_stops_all(tmp_path):
     assert "4 runs of DQN, IB-DQN on 2 game(s)" in (tmp_path / "out" / "report" / "README.md").read_text()
     assert len(run_folders(tmp_path)) <= 4 + len(unfinished), "a run without a checkpoint starts anew, no other"
     assert all((folder / "eval.csv").exists() for folder in run_folders(tmp_path)[-2:])
+
+
+def test_no_ctrl_c_is_lost(tmp_path):
+    """Suites whose runs only sleep, each interrupted at another moment after their start, where the progress is shown:
+    bash may swallow an interrupt that comes while it waits for a command in the foreground."""
+    (tmp_path / "bin").mkdir()
+    sleeper = tmp_path / "bin" / "python"
+    sleeper.write_text('#!/bin/bash\n[ "$1" = - ] && exit 0 # all that is required is there\nexec sleep 60\n')
+    sleeper.chmod(0o755)
+    env = ENV | {"PATH": f"{tmp_path}/bin{os.pathsep}{ENV['PATH']}"}
+    for i in range(6):
+        out = tmp_path / f"out{i}"
+        command = ["bash", str(ROOT / "benchmark.sh"), "quick", "--out", str(out), "--workers", "2"]
+        pipes = dict(start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        suite = subprocess.Popen(command, env=env, **pipes)
+        while len(list(out.glob("running/*"))) < i % 3:
+            assert suite.poll() is None, suite.stderr.read()
+            time.sleep(0.001)
+        time.sleep(0.002 * i + 0.05 * (i % 3 == 0))
+        os.killpg(suite.pid, signal.SIGINT)
+        try:
+            suite.communicate(timeout=10)
+        finally:
+            suite.terminate()
+        assert suite.returncode == 130 or not out.exists(), f"interrupt {i} was lost"
+        assert not [p for p in psutil.process_iter(["cmdline"]) if f"{out}/" in " ".join(p.info["cmdline"] or [])]
