@@ -4,9 +4,16 @@ import csv
 
 import numpy as np
 import pytest
+import tyro
 from conftest import load, run
 
 tabular = load("tabular_mexp")
+
+
+def episodes_of(k, alpha, seeds, args, steps):
+    """The episodes that `simulate` counted by each of `steps`, (len(seeds), len(steps), C)."""
+    return np.stack([episodes for episodes, _ in tabular.simulate(k, alpha, seeds, args, steps)], axis=1)
+
 
 # The states in the order of the page; S is where the agent starts, G where the episode ends.
 #   0  1  2  3  G        up, down, left, right
@@ -63,9 +70,14 @@ def test_ties_are_broken_evenly():
 def test_update_is_the_matrix_form(k):
     """Q moves by M_k M_k^T's column times alpha and the TD error."""
     rng, n = np.random.default_rng(0), 4
-    z, actions, steps = rng.normal(size=(50, n)), rng.integers(n, size=50), rng.normal(size=50)
+    z, actions = rng.normal(size=(50, n)), rng.integers(n, size=50)
+    alpha, errors = rng.uniform(size=50), rng.normal(size=50)
+    steps = alpha * errors
     matrix = np.eye(n) + k / n
-    moved = (tabular.update(z, np.full(50, k), actions, steps) - z) @ matrix.T
+    before = z.copy()
+    moved = (tabular.update(z, np.full(50, k), alpha, actions, errors) - z) @ matrix.T
+    assert np.array_equal(z, before)
+    np.testing.assert_allclose(tabular.action_values(z, np.full(50, k)), z @ matrix.T, atol=1e-12 * (k + 1))
     np.testing.assert_allclose(moved, steps[:, None] * (matrix @ matrix.T)[:, actions].T, atol=1e-12 * (k + 1) ** 2)
     square = (2 * k + k * k) / n
     np.testing.assert_allclose(moved[np.arange(50), actions], steps * (1 + square), atol=1e-10)
@@ -99,32 +111,74 @@ def test_equals_a_plain_loop(k, step_reward):
         episodes += successor == 4
         state = 20 if successor == 4 else successor
         marks.append(episodes)
-    got = tabular.simulate(np.array([k]), np.array([alpha]), range(11, 12), args, tuple(range(1, steps + 1)))
-    assert marks[-1] > 50 and got[0, :, 0].tolist() == marks
+    got = list(tabular.simulate(np.array([k]), np.array([alpha]), range(11, 12), args, tuple(range(1, steps + 1))))
+    assert marks[-1] > 50 and [episodes[0, 0] for episodes, _ in got] == marks
+    q = np.array(q_learning)
+    np.testing.assert_allclose(got[-1][1][0, 0], q + k * q.mean(1, keepdims=True), rtol=1e-12, atol=1e-12)
+
+
+def expected_values(values, step_reward, goal_reward):
+    """E[reward + 0.95 * values] for every state but the goal and every chosen action, (25, 4), with plain loops."""
+    q = np.zeros((25, 4))
+    for state in range(25):
+        row, column = divmod(state, 5)
+        for chosen in range(4):
+            for executed, (down, right) in enumerate([(-1, 0), (1, 0), (0, -1), (0, 1)]):
+                probability = 3 / 4 if executed == chosen else 1 / 12
+                successor = min(max(row + down, 0), 4) * 5 + min(max(column + right, 0), 4)
+                target = goal_reward if successor == 4 else step_reward + 0.95 * values[successor]
+                q[state, chosen] += probability * target
+    q[4] = 0
+    return q
+
+
+@pytest.mark.parametrize("rewards", [(-1.0, 5.0), (0.0, 5.0), (-2.5, -7.0)])
+def test_value_iteration_solves_the_bellman_equation(rewards):
+    q = tabular.optimal_action_values(tabular.Args(step_reward=rewards[0], goal_reward=rewards[1]))
+    assert q.shape == (25, 4) and abs(q).max() > 3
+    np.testing.assert_allclose(q, expected_values(q.max(1), *rewards), rtol=0, atol=1e-11)
+
+
+def test_value_iteration_equals_the_solution_for_its_policy():
+    """The values of the policy that is greedy to q*, from 25 linear equations, are those of value iteration."""
+    args = tabular.Args()
+    q = tabular.optimal_action_values(args)
+    policy = q.argmax(1)
+    # By linearity: the expected reward is what the values 0 leave, the transition matrix is what unit values add.
+    rewards = expected_values(np.zeros(25), args.step_reward, args.goal_reward)[np.arange(25), policy]
+    columns = [expected_values(unit, 0.0, 0.0)[np.arange(25), policy] for unit in np.eye(25)]
+    values = np.linalg.solve(np.eye(25) - np.stack(columns, axis=1), rewards)
+    np.testing.assert_allclose(q.max(1), values, rtol=0, atol=1e-11)
+    assert values[3] > values[8] > values[20]
+    assert values[9] == pytest.approx(values[3]) and values[14] == pytest.approx(values[2])  # the grid's symmetry
+
+
+def test_value_iteration_by_hand(monkeypatch):
+    """A grid of 2x2: V(top left) = V(bottom right) = x and V(start) = y, two equations."""
+    for name, value in {"SIZE": 2, "STATES": 4, "START": 2, "GOAL": 1}.items():
+        monkeypatch.setattr(tabular, name, value)
+    # x = 3/4 * 5 + 2/12 * (-1 + 0.95 x) + 1/12 * (-1 + 0.95 y): into the goal, a wall twice, back to the start
+    # y = 10/12 * (-1 + 0.95 x) + 2/12 * (-1 + 0.95 y): two ways out of the start, one of them by slipping; two walls
+    c = 1 - 0.95 / 6
+    x = (3.5 * c - 0.95 / 12) / (c * c - 0.95**2 * 10 / 144)
+    y = (-1 + 0.95 * 10 / 12 * x) / c
+    values = tabular.optimal_action_values(tabular.Args()).max(1)
+    assert values.tolist() == pytest.approx([x, 0, y, x], abs=1e-11)
+    assert x == pytest.approx(4.4394, abs=1e-4)
 
 
 def test_optimal_values_are_learned():
-    """With small steps and much time, the greedy policy of IBQ(k) is that of value iteration."""
-    table, values = tabular.transitions(), np.zeros(25)
-    for _ in range(500):
-        after = np.where(table == 4, 5.0, -1.0 + 0.95 * values[table])
-        q = 0.75 * after + 0.25 / 3 * (after.sum(1, keepdims=True) - after)
-        values = q.max(1)
-    assert values[3] > values[8] > values[20]
-    assert values[9] == pytest.approx(values[3]) and values[14] == pytest.approx(values[2])  # the grid's symmetry
-    policy = q.argmax(1)
-    episodes, state = [], 20
-    rng = np.random.default_rng(0)
-    steps = 0
-    while len(episodes) < 3000:
-        executed = tabular.executed_actions(policy[[state]], rng.random(1), rng.random(1))[0]
-        state, steps = table[state, executed], steps + 1
-        if state == 4:
-            episodes.append(steps)
-            state, steps = 20, 0
-    optimal = np.mean(episodes)
+    """With small steps and much time, IBQ(k) finishes episodes about as fast as the greedy policy of q*."""
+    table, policy = tabular.transitions(), tabular.optimal_action_values(tabular.Args()).argmax(1)
+    rng, walkers, lengths = np.random.default_rng(0), np.full(3000, 20), np.zeros(3000)
+    while (walkers != 4).any():
+        lengths += walkers != 4
+        executed = tabular.executed_actions(policy[walkers], rng.random(3000), rng.random(3000))
+        walkers = np.where(walkers == 4, 4, table[walkers, executed])
+    optimal = lengths.mean()
+    assert optimal > 8  # the shortest way
     for k in (0.0, 3.2):  # epsilon-greedy Q-learning comes close to the optimal policy's rate, and cannot beat it
-        counts = tabular.simulate(np.array([k]), np.array([0.1]), range(8), tabular.Args(), (15_000, 20_000))[:, :, 0]
+        counts = episodes_of(np.array([k]), np.array([0.1]), range(8), tabular.Args(), (15_000, 20_000))[:, :, 0]
         rate = 5000 / (counts[:, 1] - counts[:, 0]).mean()
         assert optimal < rate < 1.35 * optimal
 
@@ -132,11 +186,11 @@ def test_optimal_values_are_learned():
 def test_pairs_and_seeds_do_not_touch_each_other():
     args, steps = tabular.Args(), (500, 1500)
     k, alpha = np.array([0.0, 0.0, 3.2]), np.array([0.1, 0.5, 0.1])
-    together = tabular.simulate(k, alpha, range(4, 7), args, steps)
+    together = episodes_of(k, alpha, range(4, 7), args, steps)
     assert together.shape == (3, 2, 3)
     for i, seed in enumerate(range(4, 7)):
         for j in range(3):
-            alone = tabular.simulate(k[j : j + 1], alpha[j : j + 1], range(seed, seed + 1), args, steps)
+            alone = episodes_of(k[j : j + 1], alpha[j : j + 1], range(seed, seed + 1), args, steps)
             assert np.array_equal(alone[0, :, 0], together[i, :, j])
 
 
@@ -153,27 +207,180 @@ def test_summary_by_hand():
     assert table[1]["gain_low"] == pytest.approx(20.0) and table[1]["gain_high"] == pytest.approx(100.0)
 
 
+def test_the_picture_shows_the_tables_runs():
+    """A run's values after 500 and 1,000 steps are the same whatever other steps are looked at."""
+    k, alpha, seeds = np.array([0.0, 3.2]), np.array([0.7, 0.07]), range(3, 6)
+    table = [q for _, q in tabular.simulate(k, alpha, seeds, tabular.Args(), tabular.STEPS)]
+    picture = [q for _, q in tabular.simulate(k, alpha, seeds, tabular.Args(), tabular.PICTURE_STEPS)]
+    assert tabular.STEPS[:2] == tabular.PICTURE_STEPS[1:] == (500, 1000)
+    assert np.array_equal(table[0], picture[1]) and np.array_equal(table[1], picture[2])
+    assert not np.array_equal(picture[0], picture[1])
+
+
+def test_measures_of_values_by_hand():
+    optimal = tabular.optimal_action_values(tabular.Args())
+    states = np.arange(25) != 4
+    q = np.stack([optimal, optimal])
+    q[0, states] += 3  # too high by 3 everywhere in one run, too low by 1 in the other: they must not cancel
+    q[1, states] -= 1
+    measures = tabular.summarise_values(q, optimal)
+    assert measures["rmse"] == pytest.approx(2) and measures["mean_error"] == pytest.approx(1)
+    assert measures["rmse_low"] == pytest.approx(1) and measures["rmse_high"] == pytest.approx(3)
+    assert measures["optimal_actions"] == 100
+    np.testing.assert_allclose(measures["values"][states], optimal.max(1)[states] + 1)
+
+    measures = tabular.summarise_values(np.zeros((2, 25, 4)), optimal)  # all actions tied
+    # one of four actions is optimal, but two (up and right) on the diagonal from the start to the goal
+    assert measures["optimal_actions"] == pytest.approx(100 * (20 * 1 / 4 + 4 * 2 / 4) / 24)
+    assert measures["rmse"] == pytest.approx(np.sqrt((optimal.max(1)[states] ** 2).mean()))
+
+    worst = -optimal
+    worst[4] = 0
+    assert tabular.summarise_values(worst[None], optimal)["optimal_actions"] == 0
+
+
+def figure_of(monkeypatch, draw, *arguments):
+    """The figure that `draw` saves."""
+    figures = []
+    monkeypatch.setattr(tabular.Figure, "savefig", lambda figure, path, **kwargs: figures.append(figure))
+    draw(*arguments)
+    assert len(figures) == 1
+    return figures[0]
+
+
+@pytest.mark.parametrize("flags", [{}, {"picture_k": 0.8}])
+def test_picture(flags, monkeypatch):
+    """Six gridworlds and the optimal one: each cell's number and colour is the simulation's, on one scale."""
+    args = tabular.Args(k=(0.0, 0.8, 3.2, 12.8), seeds=5, **flags)
+    drawn = args.picture_k or 3.2  # the closest to 4
+    seeds = range(1, 6)
+    step_sizes = {0.0: 0.7, 0.8: 0.2, 3.2: 0.07, 12.8: 0.007}
+    table = []  # only the row of 1,000 steps counts
+    for steps, factor in ((500, 0.5), (1000, 1), (2500, 0.25), (5000, 0.1)):
+        table += [{"steps": steps, "k": k, "step_size": factor * step_sizes[k]} for k in args.k]
+    optimal = tabular.optimal_action_values(args)
+    panels = tabular.value_panels(table, optimal, seeds, args)
+    assert [(p["k"], p["step_size"], p["steps"]) for p in panels] == [
+        (k, step_sizes[k], steps) for k in (0.0, drawn) for steps in (200, 500, 1000)
+    ]
+    figure = figure_of(monkeypatch, tabular.draw_values, panels, optimal.max(1), "values.png", args)
+    grids = [axes for axes in figure.axes if axes.images]
+    assert len(grids) == 7 and "5 runs" in figure.get_suptitle()
+
+    shown = []
+    for k in (0.0, drawn):
+        for _, q in tabular.simulate(np.array([k]), np.array([step_sizes[k]]), seeds, args, (200, 500, 1000)):
+            shown.append(q[:, 0].max(-1).mean(0))
+    shown.append(optimal.max(1))
+    for axes, values in zip(grids, shown, strict=True):
+        assert np.array_equal(axes.images[0].get_array().ravel(), values)
+        assert axes.images[0].get_clim() == (-max(abs(v).max() for v in shown), max(abs(v).max() for v in shown))
+        numbers = {}
+        for text in axes.texts:
+            column, row = text.get_position()
+            if text.get_text() == "start":
+                assert (column, round(row)) == (0, 4)
+            else:
+                numbers[5 * row + column] = text.get_text()
+        assert len(numbers) == 25 and len(axes.texts) == 26
+        assert numbers.pop(4) == "goal"
+        for state, number in numbers.items():
+            assert abs(float(number) - values[state]) <= 0.05 + 1e-9
+    for axes, panel, values in zip(grids, panels, shown, strict=False):
+        assert np.array_equal(panel["values"], values)
+        percent = f"{panel['optimal_actions']:.0f}%"
+        assert f"RMSE {panel['rmse']:.2f}" in axes.get_xlabel() and percent in axes.get_xlabel()
+    assert "Q-learning" in grids[0].get_ylabel() and "with the layer" in grids[3].get_ylabel()
+    assert f"k = {drawn:g}" in grids[3].get_ylabel()
+
+
+def test_gains_are_drawn_as_in_the_table(monkeypatch):
+    args = tabular.Args(k=(0.0, 0.8, 3.2))
+    rng = np.random.default_rng(0)
+    table = []
+    for steps in tabular.STEPS:
+        for k in args.k:
+            low, gain, high = np.sort(rng.normal(size=3))
+            table.append({"steps": steps, "k": k, "gain": gain, "gain_low": low, "gain_high": high})
+    (axes,) = figure_of(monkeypatch, tabular.draw_gains, table, "tabular.png", args).axes
+    for steps, line, band in zip(tabular.STEPS, axes.lines, axes.collections, strict=False):
+        rows = [row for row in table if row["steps"] == steps and row["k"] > 0]
+        assert line.get_label() == f"{steps:,} steps"
+        assert line.get_xydata().tolist() == [[row["k"], row["gain"]] for row in rows]
+        heights = set(band.get_paths()[0].vertices[:, 1])
+        assert heights == {row[name] for row in rows for name in ("gain_low", "gain_high")}
+    assert len(axes.collections) == 4
+
+
 def test_command(tmp_path):
     """A small experiment: the table on the terminal, the same as CSV, the figure; k = 3.2 is ahead, as published."""
     result = run("tabular_mexp", "--k 0 3.2 --seeds 24 --step-sizes 0.1 0.2 0.4 0.7", cwd=tmp_path)
     with open(tmp_path / "tabular" / "tabular.csv", newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["steps"], row["k"]) for row in rows[:3]] == [("500", "0.0"), ("500", "3.2"), ("1000", "0.0")]
-    assert len(rows) == 8 and len([line for line in result.stdout.splitlines() if line.startswith("| ")]) == 10
+    assert (
+        len(rows) == 8 and len([line for line in result.stdout.splitlines() if line.startswith("| ")]) == 2 + 8 + 2 + 6
+    )
     for row in rows:
         assert f"{float(row['episodes']):.1f}" in result.stdout
     assert all(float(row["gain_low"]) > 0 for row in rows if row["k"] == "3.2")
-    png = (tmp_path / "tabular" / "tabular.png").read_bytes()
-    assert png[:8] == b"\x89PNG\r\n\x1a\n" and len(png) > 10_000
+    assert "Warning" not in result.stderr  # 0.7 diverges with k = 3.2, and that is no accident
+    with open(tmp_path / "tabular" / "values.csv", newline="") as file:
+        rows = list(csv.DictReader(file))
+    agents = [("0.0", "200"), ("0.0", "500"), ("0.0", "1000"), ("3.2", "200"), ("3.2", "500"), ("3.2", "1000")]
+    assert [(row["k"], row["steps"]) for row in rows] == [*agents, ("optimal", "")]
+    for row in rows[:-1]:
+        line = f"| {float(row['k']):g} | {float(row['step_size']):.4f} | {row['steps']} | {float(row['rmse']):.2f} ("
+        assert line in result.stdout and f"| {float(row['optimal_actions']):.1f}% (" in result.stdout
+    for row in rows:
+        values = [float(row[f"v_{state}"]) for state in range(25)]
+        errors = [value - float(rows[-1][f"v_{state}"]) for state, value in enumerate(values) if state != 4]
+        assert np.mean(errors) == pytest.approx(float(row["mean_error"]), abs=1e-9)
+    optimal = [float(rows[-1][f"v_{state}"]) for state in range(25)]
+    np.testing.assert_allclose(optimal, expected_values(optimal, -1.0, 5.0).max(1), atol=1e-10)
+    for name in ("tabular.png", "values.png"):
+        png = (tmp_path / "tabular" / name).read_bytes()
+        assert png[:8] == b"\x89PNG\r\n\x1a\n" and len(png) > 10_000
+
+
+def test_divergence_is_told(tmp_path):
+    """Where no step size fits the k, the table is there, and one line says why the picture is not."""
+    result = run("tabular_mexp", "--k 0 12.8 --seeds 2 --step-sizes 0.9", cwd=tmp_path, check=False)
+    assert result.returncode == 2 and "error: --step-sizes 0.9 make k = 12.8 diverge" in result.stderr
+    assert "Warning" not in result.stderr
+    assert sorted(path.name for path in (tmp_path / "tabular").iterdir()) == ["tabular.csv", "tabular.png"]
 
 
 @pytest.mark.parametrize(
     "flags",
-    ["--k 1 2", "--k 0", "--k 0 -1", "--step-sizes 0 0.1", "--step-sizes 2", "--seeds 0", "--seed -1", "--out file/x"],
+    [
+        "--k 1 2",
+        "--k 0",
+        "--k 0 -1",
+        "--k 0 inf",
+        "--picture-k 0",
+        "--picture-k 5",
+        "--step-sizes 0 0.1",
+        "--step-sizes 2",
+        "--seeds 0",
+        "--seed -1",
+        "--step-reward nan",
+        "--out file/x",
+    ],
 )
-def test_bad_input(flags, tmp_path):
+def test_bad_input(flags, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    result = run("tabular_mexp", flags, cwd=tmp_path, check=False)
-    assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
-    assert result.stderr.startswith(f"error: {flags.split()[0]}")
+    args = tyro.cli(tabular.Args, args=flags.split())
+    with pytest.raises(SystemExit) as exit:
+        tabular.check_args(args)
+    error = capsys.readouterr().err
+    assert exit.value.code == 2 and len(error.strip().splitlines()) == 1
+    assert error.startswith(f"error: {flags.split()[0]}") or flags.split()[0] in error
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+def test_the_command_checks_its_flags(tmp_path):
+    result = run("tabular_mexp", "--k 1 2", cwd=tmp_path, check=False)
+    assert result.returncode == 2 and len(result.stderr.strip().splitlines()) == 1
+    assert result.stderr.startswith("error: --k 1.0 2.0") and not list(tmp_path.iterdir())
