@@ -1,4 +1,19 @@
-"""IQN on Atari with the mean-expansion layer: IB-IQN(k) of Nagarajan, Daley, White & Machado (ICML 2026, 2606.29806).
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#     "ale-py==0.12.1",
+#     "gymnasium==1.4.0",
+#     "imageio-ffmpeg==0.8.1",
+#     "numpy==2.4.6",
+#     "psutil==7.2.2",
+#     "tensorboard==2.21.0",
+#     "torch==2.13.0",
+#     "tqdm==4.70.1",
+#     "tyro==1.0.17",
+# ]
+# ///
+"""IQN on Atari with the mean-expansion layer: IB-IQN(k) of Nagarajan, Daley, White & Machado (ICML 2026, arXiv
+2606.29806); IB is for "implicit baseline".
 
 The protocol is that of Machado et al. 2018; the agent is that of Dabney et al. 2018, "Implicit Quantile Networks".
 This is `iqn_atari.py` with the layer q = z + k * mean(z), a flag for k, and an export with the layer folded away.
@@ -21,10 +36,11 @@ import subprocess
 import sys
 import time
 import zipfile
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NoReturn, Optional
+from typing import Literal, NamedTuple, NoReturn, Optional
 
 import ale_py
 import gymnasium
@@ -41,25 +57,30 @@ from tqdm import tqdm
 
 @dataclass
 class Args:
+    # RUN
     exp_name: str = os.path.basename(__file__)[: -len(".py")]  # the name of this experiment
     seed: int = 1  # seed of the experiment
     torch_deterministic: bool = True  # if toggled, `torch.backends.cudnn.deterministic=True`
     cuda: bool = True  # if toggled, train on the GPU when there is one
-    cuda_graphs: bool = True  # if toggled, `update` and `act` run as CUDA graphs: same results, sooner (GPU only)
+    cuda_graphs: bool = True  # if toggled, `update` and `action_values` run as CUDA graphs, which is faster (GPU only)
     track: bool = False  # if toggled, this experiment is tracked with Weights and Biases (`pip install wandb`)
     wandb_project_name: str = "mean-expansion"  # the wandb's project name
     wandb_entity: Optional[str] = None  # the entity (team) of wandb's project
-    capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
     save_model: bool = False  # whether to save the trained model into the run's folder
     runs_dir: str = "runs"  # the folder in which every run makes its own
-    resume: bool = False  # go on with the newest run of this env, script and seed, or start afresh if there is none
+    resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
     checkpoint_frequency: int = 1_000_000  # agent steps between checkpoints (7 GB with the replay full); 0 is never
+
+    # ENVIRONMENT
     env_id: str = "ALE/Breakout-v5"  # the game; `Breakout-v5` and `BreakoutNoFrameskip-v4` name the same ROM
     num_envs: int = 1  # emulators, each in its own thread; all schedules count the agent steps of all together
     full_action_space: bool = True  # 18 actions (Machado et al. 2018), or only those that do something in the game
     terminal_on_life_loss: bool = False  # if toggled, a lost life is terminal for learning; the game itself goes on
+
+    # AGENT
     total_timesteps: int = 50_000_000  # agent steps of 4 frames: 200M frames (Machado et al. 2018)
     learning_rate: float = 5e-5  # of Adam (Dabney et al. 2018)
+    adam_eps: float = 0.01 / 32  # epsilon of Adam (Dabney et al. 2018)
     mean_scaling_coefficient: Optional[float] = None  # k of the layer; the number of actions if None; 0 is plain IQN
     num_tau_samples: int = 64  # N, quantiles of the online network in the loss (Dabney et al. 2018)
     num_tau_prime_samples: int = 64  # N', quantiles of the target network in the loss (Dabney et al. 2018)
@@ -74,140 +95,17 @@ class Args:
     exploration_steps: int = 1_000_000  # agent steps over which epsilon falls linearly (Mnih et al. 2015)
     learning_starts: int = 50_000  # agent step at which learning starts (Mnih et al. 2015)
     train_frequency: int = 4  # agent steps for each gradient step (Mnih et al. 2015)
+
+    # EVALUATION
     eval_frequency: int = 250_000  # agent steps between evaluation phases (Mnih et al. 2015); 0 is never
     eval_steps: int = 125_000  # a phase starts episodes until it took this many agent steps (Mnih et al. 2015)
     eval_envs: int = 8  # emulators of an evaluation phase
+    eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
     eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
+    capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
 
 
-class AtariEnvs:
-    """N games in C++ threads: `ale_py.AtariVectorEnv` with the protocol of Machado et al. 2018.
-
-    One agent step is 4 frames, and each repeats the previous action with probability 0.25. Observations stack 4 steps,
-    each the max of its last two frames as 84x84 grayscale; zeros before an episode's start. Episodes end at game over
-    or after `max_steps` agent steps. The limit is kept here, since the emulator's own leaves the last frame out of the
-    observation that a truncated transition bootstraps from. `options` goes to `AtariVectorEnv`. Raises ValueError.
-    """
-
-    def __init__(self, env_id: str, num_envs: int, all_actions=True, life_loss=False, max_steps=27_000, **options):
-        gymnasium.register_envs(ale_py)
-        ids = [i for i in gymnasium.registry if re.fullmatch(r"ALE/\w+-v5", i)]
-        name = re.sub(r"^(ALE/)?(\w+)-v5$|^(\w+)NoFrameskip-v4$", r"ALE/\2\3-v5", env_id)
-        if name not in ids:
-            close = difflib.get_close_matches(name, ids, cutoff=0.5) or ["ALE/Breakout-v5"]
-            raise ValueError(f"--env-id {env_id!r} is not an Atari game; try {' or '.join(close)}")
-        rom = gymnasium.spec(name).kwargs["game"]
-        if ale_py.roms.get_rom_path(rom) is None:
-            raise ValueError(f"--env-id {env_id!r} has no ROM; `pip install --force-reinstall ale-py` brings {rom}.bin")
-        protocol = dict(repeat_action_probability=0.25, noop_max=0, use_fire_reset=False, reward_clipping=False)
-        protocol |= dict(max_num_frames_per_episode=2**30, autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP)
-        protocol |= dict(num_threads=num_envs, full_action_space=all_actions)
-        self.envs = AtariVectorEnv(rom, num_envs, **(protocol | options))
-        self.send = self.envs.send  # takes the actions, (N,) int64, and returns at once: the emulators run meanwhile
-        self.num_envs, self.num_actions = num_envs, int(self.envs.single_action_space.n)
-        self.life_loss, self.max_steps = life_loss, max_steps
-
-    def reset(self, seeds: np.ndarray) -> np.ndarray:
-        """Start an episode in every game, seeded by (N,) int64; returns the observations, (N, 4, 84, 84) uint8."""
-        obs, info = self.envs.reset(seed=seeds)
-        self.lives, self.scores, self.lengths = info["lives"], np.zeros(len(seeds), int), np.zeros(len(seeds), int)
-        return obs
-
-    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Wait for the emulators. Returns, each with N rows: the next observations (uint8), of a new episode where one
-        ended; unclipped rewards (int32); whether the step was terminal for learning; whether the time limit cut it;
-        whether an episode begins (bool); and `score` and `length` (agent steps) of the games so far, (N,), with
-        `final_frame`, (N, 84, 84) uint8: where the limit cut, the newest frame of the true successor."""
-        obs, rewards, game_over, _, info = self.envs.recv()
-        self.scores, self.lengths = self.scores + rewards, self.lengths + 1
-        truncated = (self.lengths >= self.max_steps) & ~game_over
-        terminated = game_over | ((info["lives"] < self.lives) & self.life_loss)
-        first = game_over | truncated
-        extra = dict(final_frame=obs[:, -1], score=self.scores, length=self.lengths)
-        if truncated.any():
-            obs, info = self.envs.reset(options={"reset_mask": truncated})
-        self.lives, self.scores, self.lengths = info["lives"], self.scores * ~first, self.lengths * ~first
-        return obs, rewards, terminated, truncated, first, extra
-
-
-class ReplayBuffer:
-    """Uniform replay of the last `capacity` transitions, one 84x84 uint8 frame each, preallocated on `device`.
-
-    A slot holds an observation's newest frame and the action, reward and termination that followed; slot i belongs to
-    environment i % num_envs, whose slots form a ring. Stacks are rebuilt when sampling. A ring has 4 more slots than
-    transitions: the newest observation and the oldest transition's history. A truncated episode's final observation
-    takes a slot too. Raises MemoryError, with the bytes needed and there.
-    """
-
-    def __init__(self, capacity: int, num_envs: int, device: torch.device):
-        self.num_envs, self.device, self.length = num_envs, device, math.ceil(capacity / num_envs) + 4
-        self.size = self.length * num_envs
-        needed = (self.size + 1) * 84 * 84
-        free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
-        try:
-            if needed > 0.95 * free:
-                raise MemoryError
-            # The last frame stays zero: a stack's padding. Filling makes the system hand out every page now.
-            self.frames = torch.empty((self.size + 1, 84, 84), dtype=torch.uint8, device=device).fill_(0)
-        except (MemoryError, RuntimeError) as error:
-            hint = f"try --buffer-size {int(0.8 * min(free, needed)) // 7056}"
-            hint += " or --buffer-device cpu" if device.type != "cpu" else ""
-            raise MemoryError(f"--buffer-size {capacity} needs {needed:,} bytes, {free:,} are free; {hint}") from error
-        self.actions, self.rewards = np.zeros(self.size, np.uint8), np.zeros(self.size, np.float32)
-        self.age = np.zeros(self.size, np.uint8)  # how many of the 3 frames before are of the same episode
-        self.terminated, self.valid = np.zeros(self.size, bool), np.zeros(self.size, bool)  # valid: may be sampled
-        self.written = np.zeros(num_envs, np.int64)  # slots ever written
-
-    def append(self, envs: np.ndarray, frames: np.ndarray, first: np.ndarray, actions: np.ndarray) -> None:
-        """Store the newest frames of `envs`, (M, 84, 84) uint8, whether they begin an episode, (M,) bool, and the
-        actions taken, (M,) int64. Completes the transitions that led to the frames."""
-        slots = self.written[envs] % self.length * self.num_envs + envs
-        previous = slots - self.num_envs  # negative at the ring's end, where NumPy wraps around too
-        self.written[envs] += 1
-        self.actions[slots], self.age[slots] = actions, np.where(first, 0, np.minimum(self.age[previous] + 1, 3))
-        self.valid[slots], self.valid[previous[~first]] = False, True
-        steps = np.arange(1, 4)  # the oldest transitions lose what they had of their history in this slot
-        oldest = (slots[:, None] + steps * self.num_envs) % self.size
-        self.valid[oldest] &= self.age[oldest] < steps
-        self.frames.index_copy_(0, to_device(slots, self.device), to_device(frames, self.device))
-
-    def complete(self, rewards: np.ndarray, terminated: np.ndarray) -> None:
-        """Store what followed the newest actions of all environments: rewards for learning and terminations, (N,)."""
-        slots = (self.written - 1) % self.length * self.num_envs + np.arange(self.num_envs)
-        self.rewards[slots], self.terminated[slots], self.valid[slots] = rewards, terminated, terminated
-
-    def truncate(self, ended: np.ndarray, final_frames: np.ndarray) -> None:
-        """End the episodes where `ended`, (N,) bool; `final_frames`, (N, 84, 84) uint8, is what was last observed."""
-        self.append(np.flatnonzero(ended), final_frames[ended], np.zeros(ended.sum(), bool), 0)
-
-    def sample(self, batch_size: int, rng: np.random.Generator, device: torch.device) -> tuple[torch.Tensor, ...]:
-        """Draw transitions uniformly. Returns on `device`: frames (B, 5, 84, 84) uint8, the first four of which are the
-        observation and the last four its successor, actions (B,) int64, rewards and terminated (B,) float32."""
-        index = rng.integers(self.filled(), size=batch_size)
-        while not (valid := self.valid[index]).all():
-            index[~valid] = rng.integers(self.filled(), size=np.count_nonzero(~valid))
-        slots = (index[:, None] + np.arange(-3, 2) * self.num_envs) % self.size
-        slots[:, :3][self.age[index][:, None] < [3, 2, 1]] = self.size
-        slots[self.terminated[index], 4] = self.size
-        frames = self.frames.index_select(0, to_device(slots.ravel(), self.device)).view(-1, 5, 84, 84)
-        frames = frames if self.device.type == device.type else to_device(frames.numpy(), device)
-        arrays = self.actions[index].astype(np.int64), self.rewards[index], self.terminated[index].astype(np.float32)
-        return frames, *(to_device(array, device) for array in arrays)
-
-    def filled(self) -> int:
-        """The number of slots, from the first, among which all transitions lie."""
-        return min(int(self.written.max()), self.length) * self.num_envs
-
-    def state_dict(self) -> dict[str, torch.Tensor]:
-        """The filled slots; on the CPU the tensors share the buffer's memory."""
-        arrays = {name: array for name, array in vars(self).items() if isinstance(array, np.ndarray)}
-        arrays["frames"] = self.frames[: self.filled()].cpu().numpy()
-        return {name: torch.from_numpy(array[: self.filled()]) for name, array in arrays.items()}
-
-    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
-        """Put the filled slots back."""
-        for name, tensor in state.items():
-            torch.as_tensor(vars(self)[name])[: len(tensor)] = tensor
+# AGENT
 
 
 class MeanExpansion(nn.Module):
@@ -229,26 +127,44 @@ class MeanExpansion(nn.Module):
 
 class QNetwork(nn.Module):
     """The network of Dabney et al. 2018: observations (B, 4, 84, 84) uint8 and quantile fractions (B, N) float32 in
-    [0, 1) to the return's quantiles for every action, (B, N, n) float32. The torso runs once for all fractions."""
+    [0, 1) to the return's quantiles for every action, (B, N, n) float32. The torso runs once for all fractions.
+    PyTorch's initialisation."""
 
     def __init__(self, num_actions: int, mean_scaling_coefficient: float):
         super().__init__()
-        convs = nn.Conv2d(4, 32, 8, stride=4), nn.Conv2d(32, 64, 4, stride=2), nn.Conv2d(64, 64, 3, stride=1)
-        self.torso = nn.Sequential(*[module for conv in convs for module in (conv, nn.ReLU())], nn.Flatten())
-        self.embedding = nn.Sequential(nn.Linear(64, 3136), nn.ReLU())
-        head = [nn.Linear(3136, 512), nn.ReLU(), nn.Linear(512, num_actions)]
-        self.head = nn.Sequential(*head, MeanExpansion(mean_scaling_coefficient))
-        self.register_buffer("frequencies", math.pi * torch.arange(1, 65), persistent=False)
+        num_cosines = 64  # of the published implementations, from i = 1 on; the paper's equation 4 starts at 0
+        self.torso = nn.Sequential(
+            nn.Conv2d(4, 32, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=1),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.embedding = nn.Sequential(
+            nn.Linear(num_cosines, 3136),
+            nn.ReLU(),
+        )
+        self.hidden = nn.Sequential(
+            nn.Linear(3136, 512),
+            nn.ReLU(),
+        )
+        self.output = nn.Linear(512, num_actions)
+        self.mean_expansion = MeanExpansion(mean_scaling_coefficient)
+        self.register_buffer("frequencies", math.pi * torch.arange(1, num_cosines + 1), persistent=False)
 
     def forward(self, obs: torch.Tensor, taus: torch.Tensor) -> torch.Tensor:
-        cosines = torch.cos(taus[:, :, None] * self.frequencies)
-        return self.head(self.torso(obs.float() / 255)[:, None] * self.embedding(cosines))
+        features = self.torso(obs.float() / 255)[:, None]  # (B, 1, 3136): once for all fractions
+        cosines = torch.cos(taus[:, :, None] * self.frequencies)  # (B, N, 64)
+        z = self.output(self.hidden(features * self.embedding(cosines)))
+        return self.mean_expansion(z)  # q = z + k * mean(z)
 
     def folded_state_dict(self) -> dict[str, torch.Tensor]:
         """The state dict of `iqn_atari.py`'s `QNetwork` with the same outputs: W + k rowmean(W) and b + k mean(b)."""
         folded = self.state_dict()
-        for name in list(folded)[-2:]:
-            folded[name] = folded[name] + self.head[-1].k * folded[name].mean(0, keepdim=True)
+        for name in ("output.weight", "output.bias"):
+            folded[name] = folded[name] + self.mean_expansion.k * folded[name].mean(0, keepdim=True)
         return folded
 
 
@@ -257,131 +173,473 @@ def linear_schedule(start_e: float, end_e: float, duration: int, t: int) -> floa
     return start_e + (end_e - start_e) * min(t / duration, 1.0)
 
 
-def crossings(step: int, num_envs: int, frequency: int) -> int:
-    """How many multiples of `frequency` lie in the last `num_envs` agent steps up to `step`; none if it is 0."""
-    return step // frequency - max(step - num_envs, 0) // frequency if frequency else 0
+def due(step: int, num_envs: int, frequency: int) -> int:
+    """How many multiples of `frequency` are among the agent steps step - num_envs + 1, ..., step; none if it is 0."""
+    if frequency == 0:
+        return 0
+    step_before = max(step - num_envs, 0)
+    return step // frequency - step_before // frequency
 
 
-def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A tensor of `array`, for CUDA copied from pinned memory, which waits for nothing."""
-    tensor = torch.from_numpy(np.ascontiguousarray(array))
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+def clip_rewards(rewards: np.ndarray) -> np.ndarray:
+    """Rewards for learning: the sign (Mnih et al. 2015). The score is not clipped."""
+    return np.sign(rewards)
 
 
 @torch.no_grad()
-def act(q_network: nn.Module, num_quantile_samples: int, obs: torch.Tensor) -> torch.Tensor:
-    """The action-values that choose actions, means over K fresh fractions: (B, 4, 84, 84) uint8 to (B, n) float32."""
-    return q_network(obs, torch.rand(len(obs), num_quantile_samples, device=obs.device)).mean(1)
+def action_values(q_network: nn.Module, num_quantile_samples: int, obs: torch.Tensor) -> torch.Tensor:
+    """The values (B, n) float32 that choose actions, of observations as the network takes them: the means of the
+    quantiles at K fresh fractions."""
+    taus = torch.rand(len(obs), num_quantile_samples, device=obs.device)
+    return q_network(obs, taus).mean(1)
 
 
 def quantile_huber_loss(quantiles: torch.Tensor, taus: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Dabney et al. 2018, equation 3, kappa = 1: mean over the batch and the `targets`, (B, N'), of the sum over the
-    predicted `quantiles`, (B, N), at the fractions `taus`, (B, N). Of shape ()."""
+    """The quantile Huber loss, kappa = 1, of every pair of a predicted quantile, (B, N), at its fraction, (B, N), and a
+    target sample, (B, N'): the mean over the targets, the sum over the predictions, the mean over the batch. Returns
+    shape (). Dabney et al. 2018, equation 3."""
     errors = targets[:, None, :] - quantiles[:, :, None]  # (B, N, N')
     huber = torch.where(errors.abs() <= 1, 0.5 * errors.square(), errors.abs() - 0.5)
-    return ((taus[:, :, None] - (errors < 0).float()).abs() * huber).mean(2).sum(1).mean()
+    overestimated = (errors < 0).float()
+    weights = (taus[:, :, None] - overestimated).abs()
+    return (weights * huber).mean(2).sum(1).mean()  # over targets, predictions, batch
 
 
-def update(q_network, target_network, optimizer, args: Args, frames, actions, rewards, terminated):
-    """One gradient step on a batch of `ReplayBuffer.sample`. Returns the loss and the mean Q(s, a), each of shape ().
+def update(q_network, target_network, optimizer, args: Args, batch: "Batch") -> tuple[torch.Tensor, ...]:
+    """One gradient step. Returns the loss and the mean Q(s, a), of shape (), and the batch's TD errors, (B,), which are
+    the means of the target samples minus those of the predicted quantiles.
 
     The target network chooses the greedy action, by K fractions of its own; all but terminal transitions bootstrap.
     """
+    batch_size = len(batch.obs)
+    num_greedy = args.num_quantile_samples
+    num_targets = args.num_tau_prime_samples
+    device = batch.obs.device
     with torch.no_grad():
-        next_count = args.num_quantile_samples + args.num_tau_prime_samples
-        next_taus = torch.rand(len(frames), next_count, device=frames.device)
-        next_quantiles = target_network(frames[:, 1:], next_taus)
-        greedy = next_quantiles[:, : args.num_quantile_samples].mean(1).argmax(1)
-        next_values = next_quantiles[:, args.num_quantile_samples :].take_along_dim(greedy[:, None, None], 2).squeeze(2)
-        td_target = rewards[:, None] + args.gamma * (1 - terminated[:, None]) * next_values
-    taus = torch.rand(len(frames), args.num_tau_samples, device=frames.device)
-    old_val = q_network(frames[:, :4], taus).take_along_dim(actions[:, None, None], 2).squeeze(2)
+        next_taus = torch.rand(batch_size, num_greedy + num_targets, device=device)
+        next_quantiles = target_network(batch.next_obs, next_taus)
+        greedy_quantiles = next_quantiles[:, :num_greedy]
+        target_quantiles = next_quantiles[:, num_greedy:]
+        greedy = greedy_quantiles.mean(1).argmax(1)
+        next_values = target_quantiles.take_along_dim(greedy[:, None, None], dim=2).squeeze(2)  # (B, N')
+        td_target = batch.rewards[:, None] + args.gamma * (1 - batch.terminated[:, None]) * next_values
+    taus = torch.rand(batch_size, args.num_tau_samples, device=device)
+    old_val = q_network(batch.obs, taus).take_along_dim(batch.actions[:, None, None], dim=2).squeeze(2)  # (B, N)
+    td_errors = td_target.mean(1) - old_val.mean(1)
     loss = quantile_huber_loss(old_val, taus, td_target)
+
+    optimizer.zero_grad()
     loss.backward()
     optimizer.step()
-    optimizer.zero_grad()
-    return loss.detach(), old_val.detach().mean()
+    return loss.detach(), old_val.detach().mean(), td_errors.detach()
 
 
-def capture(function, optimizer: Optional[torch.optim.Optimizer] = None):
-    """`function` as a CUDA graph, captured at its first call; a call overwrites the outputs of the one before.
+# ENVIRONMENT
 
-    The warm-up calls are undone: the `optimizer`'s weights and moments, if `function` steps one, and the generator.
+
+class AtariEnvs:
+    """N games in C++ threads: `ale_py.AtariVectorEnv` with the protocol of Machado et al. 2018.
+
+    One agent step is 4 frames, and each repeats the previous action with probability 0.25. Observations stack 4 steps,
+    each the max of its last two frames as 84x84 grayscale; zeros before an episode's start. Episodes end at game over
+    or after `max_steps` agent steps. The limit is kept here, since the emulator's own leaves the last frame out of the
+    observation that a truncated transition bootstraps from. `options` goes to `AtariVectorEnv`. Raises ValueError for a
+    game that there is not.
     """
-    graph, inputs, outputs = torch.cuda.CUDAGraph(), None, None
 
-    def changed() -> list[torch.Tensor]:
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]] if optimizer else []
-        return weights + [tensor for weight in weights for tensor in optimizer.state[weight].values()]
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int,
+        full_action_space: bool = True,
+        life_loss: bool = False,
+        max_steps: int = 27_000,
+        repeat_action_probability: float = 0.25,
+        **options,
+    ):
+        gymnasium.register_envs(ale_py)
+        known = [name for name in gymnasium.registry if re.fullmatch(r"ALE/\w+-v5", name)]
+        match = re.fullmatch(r"(?:ALE/)?(\w+)-v5", env_id) or re.fullmatch(r"(\w+)NoFrameskip-v4", env_id)
+        self.env_id = f"ALE/{match[1]}-v5" if match else env_id
+        if self.env_id not in known:
+            close = difflib.get_close_matches(self.env_id, known, cutoff=0.5) or ["ALE/Breakout-v5"]
+            raise ValueError(f"--env-id {env_id!r} is not an Atari game; try {' or '.join(close)}")
+        rom = gymnasium.spec(self.env_id).kwargs["game"]
+        if ale_py.roms.get_rom_path(rom) is None:
+            raise ValueError(f"--env-id {env_id!r} has no ROM; `pip install --force-reinstall ale-py` brings {rom}.bin")
+        self.envs = AtariVectorEnv(
+            rom,
+            num_envs,
+            num_threads=num_envs,
+            autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
+            repeat_action_probability=repeat_action_probability,
+            full_action_space=full_action_space,
+            max_num_frames_per_episode=2**30,  # never: see `max_steps`
+            noop_max=0,
+            use_fire_reset=False,
+            reward_clipping=False,
+            **options,
+        )
+        self.num_envs = num_envs
+        self.num_actions = int(self.envs.single_action_space.n)
+        self.life_loss = life_loss
+        self.max_steps = max_steps
 
-    def call(*new_inputs: torch.Tensor):
-        nonlocal inputs, outputs
-        if inputs is None:
-            inputs = [tensor.clone() for tensor in new_inputs]
-            before, generator = [tensor.detach().clone() for tensor in changed()], torch.cuda.get_rng_state()
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    function(*inputs)
-            torch.cuda.current_stream().wait_stream(stream)
-            with torch.cuda.graph(graph):
-                outputs = function(*inputs)
-            for tensor, value in zip(changed(), before + 99 * [torch.tensor(0.0)], strict=False):  # new moments are 0
-                tensor.data.copy_(value)
-            torch.cuda.set_rng_state(generator)
-        for tensor, new in zip(inputs, new_inputs, strict=True):
-            tensor.copy_(new)
-        graph.replay()
-        return outputs
+    def reset(self, seeds: np.ndarray) -> np.ndarray:
+        """Start an episode in every game, seeded by (N,) int64; returns the observations, (N, 4, 84, 84) uint8."""
+        obs, info = self.envs.reset(seed=seeds)
+        self.lives = info["lives"]
+        self.scores = np.zeros(self.num_envs, np.int64)
+        self.lengths = np.zeros(self.num_envs, np.int64)
+        return obs
 
-    return call
+    def send(self, actions: np.ndarray) -> None:
+        """Take the actions, (N,) int64, and return at once: the emulators run until `recv`. Raises ValueError for an
+        action that there is not, with which the emulator would hang."""
+        if actions.min() < 0 or actions.max() >= self.num_actions:
+            raise ValueError(f"actions {actions} must be in 0..{self.num_actions - 1}")
+        self.envs.send(actions)
+
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Wait for the emulators. Returns, each with N rows: the next observations (uint8), of a new episode where one
+        ended; unclipped rewards (int32); whether the step was terminal for learning; whether the time limit cut it;
+        whether the episode is done (bool); and in `info` the `score` and `length` (agent steps) of the episodes so far,
+        (N,), and `newest_frame`, (N, 84, 84) uint8: where the limit cut, it is the true successor's."""
+        obs, rewards, game_over, _, info = self.envs.recv()
+        self.scores = self.scores + rewards
+        self.lengths = self.lengths + 1
+        truncated = (self.lengths >= self.max_steps) & ~game_over
+        done = game_over | truncated
+        terminated = game_over
+        if self.life_loss:
+            terminated = game_over | (info["lives"] < self.lives)
+        step_info = {"newest_frame": obs[:, -1], "score": self.scores, "length": self.lengths}
+        if truncated.any():
+            obs, info = self.envs.reset(options={"reset_mask": truncated})
+        self.lives = info["lives"]
+        self.scores = np.where(done, 0, self.scores)
+        self.lengths = np.where(done, 0, self.lengths)
+        return obs, rewards, terminated, truncated, done, step_info
+
+
+# REPLAY BUFFER
+
+
+class Batch(NamedTuple):
+    """Transitions on the training device: observations and their successors as the network takes them, (B, ...), a
+    successor having no meaning where it is terminal; actions (B,) int64; rewards for learning (B,) float32; and
+    terminated (B,) float32, which is 1 where the successor is terminal."""
+
+    obs: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    next_obs: torch.Tensor
+    terminated: torch.Tensor
+
+
+class ReplayBuffer:
+    """Uniform replay of the last `capacity` transitions, one 84x84 uint8 frame each, preallocated on `device`.
+
+    The slots are a table of `length` rows and a column for each environment, stored row by row: a slot is
+    row * num_envs + env, and every column is a ring. A slot holds the newest frame of an observation and the action,
+    reward and termination that followed; stacks are rebuilt when sampling. A column has 4 more slots than transitions:
+    for the newest observation and for the history of the oldest transition. The final observation of a truncated
+    episode takes a slot too. Raises MemoryError, with the bytes needed and there.
+    """
+
+    def __init__(self, capacity: int, num_envs: int, device: torch.device):
+        self.num_envs = num_envs
+        self.device = device
+        self.length = math.ceil(capacity / num_envs) + 4  # rows
+        self.size = self.length * num_envs
+        self.frames = allocate((self.size + 1, 84, 84), torch.uint8, device, capacity)  # the last one stays zero
+        self.actions = np.zeros(self.size, np.uint8)
+        self.rewards = np.zeros(self.size, np.float32)
+        self.terminated = np.zeros(self.size, bool)
+        self.history = np.zeros(self.size, np.uint8)  # how many of the 3 frames before are of the same episode
+        self.written = np.zeros(num_envs, np.int64)  # slots ever written, of each environment
+
+    def append(self, envs: np.ndarray, frames: np.ndarray, done: np.ndarray, actions: np.ndarray) -> None:
+        """Store the newest frames of `envs`, (M, 84, 84) uint8, and the actions taken, (M,) int64. Where `done`, (M,)
+        bool, the step before ended an episode: the frame begins another."""
+        rows = self.written[envs] % self.length
+        slots = rows * self.num_envs + envs
+        previous = slots - self.num_envs  # negative in row 0, where NumPy wraps around too
+        self.frames.index_copy_(0, to_device(slots, self.device), to_device(frames, self.device))
+        self.history[slots] = np.where(done, 0, np.minimum(self.history[previous] + 1, 3))
+        self.actions[slots] = actions
+        self.rewards[slots] = 0
+        self.terminated[slots] = False
+        self.written[envs] += 1
+
+    def complete(self, rewards: np.ndarray, terminated: np.ndarray) -> None:
+        """Store what followed the newest actions of all environments: rewards for learning and terminations, (N,)."""
+        rows = (self.written - 1) % self.length
+        slots = rows * self.num_envs + np.arange(self.num_envs)
+        self.rewards[slots] = rewards
+        self.terminated[slots] = terminated
+
+    def truncate(self, cut: np.ndarray, newest_frames: np.ndarray) -> None:
+        """End the episodes where `cut`, (N,) bool; `newest_frames`, (N, 84, 84) uint8, are of the final observations,
+        from which the cut transitions bootstrap. The caller must append with `done` next, in these environments."""
+        self.append(np.flatnonzero(cut), newest_frames[cut], done=np.zeros(cut.sum(), bool), actions=0)
+
+    def valid(self, slots: np.ndarray) -> np.ndarray:
+        """Which of the `slots` may be sampled, bool. A transition is whole if its successor is terminal, or follows in
+        the next slot as a frame of the same episode, and if no frame of its history has been overwritten."""
+        rows, envs = np.divmod(slots, self.num_envs)
+        written = self.written[envs]
+        age = (written - 1 - rows) % self.length  # rows written in this column since then; 0 is the newest
+        is_written = age < written
+        next_slots = (slots + self.num_envs) % self.size
+        has_successor = (age > 0) & (self.history[next_slots] > 0)  # the first frame of an episode has history 0
+        has_history = age + self.history[slots] < self.length
+        return is_written & (self.terminated[slots] | has_successor) & has_history
+
+    def sample(self, batch_size: int, rng: np.random.Generator, device: torch.device) -> Batch:
+        """Draw transitions uniformly, with replacement, onto `device`; observations are (B, 4, 84, 84) uint8."""
+        slots = rng.integers(self.filled(), size=batch_size)
+        rejected = ~self.valid(slots)
+        while rejected.any():
+            slots[rejected] = rng.integers(self.filled(), size=np.count_nonzero(rejected))
+            rejected = ~self.valid(slots)
+
+        # Five frames are gathered: the four of the observation, and the newest of its successor
+        offsets = np.array([-3, -2, -1, 0, 1])  # in agent steps
+        frame_slots = (slots[:, None] + offsets * self.num_envs) % self.size
+        before_the_start = offsets < -self.history[slots].astype(np.int64)[:, None]
+        after_the_end = (offsets == 1) & self.terminated[slots][:, None]
+        frame_slots = np.where(before_the_start | after_the_end, self.size, frame_slots)  # the frame of zeros
+        frames = self.frames.index_select(0, to_device(frame_slots.ravel(), self.device)).view(-1, 5, 84, 84)
+        if self.device.type != device.type:
+            frames = to_device(frames.numpy(), device)
+        return Batch(
+            obs=frames[:, :4],
+            actions=to_device(self.actions[slots].astype(np.int64), device),
+            rewards=to_device(self.rewards[slots], device),
+            next_obs=frames[:, 1:],
+            terminated=to_device(self.terminated[slots].astype(np.float32), device),
+        )
+
+    def filled(self) -> int:
+        """The number of slots, from the first, among which all transitions lie."""
+        return min(int(self.written.max()), self.length) * self.num_envs
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The filled slots; on the CPU the tensors share the buffer's memory."""
+        filled = self.filled()
+        return {
+            "frames": self.frames[:filled].cpu(),
+            "actions": torch.from_numpy(self.actions[:filled]),
+            "rewards": torch.from_numpy(self.rewards[:filled]),
+            "terminated": torch.from_numpy(self.terminated[:filled]),
+            "history": torch.from_numpy(self.history[:filled]),
+            "written": torch.from_numpy(self.written),
+        }
+
+    def load_state_dict(self, state: dict[str, torch.Tensor]) -> None:
+        """Put the filled slots back."""
+        filled = len(state["frames"])
+        self.frames[:filled] = state["frames"]
+        self.actions[:filled] = state["actions"]
+        self.rewards[:filled] = state["rewards"]
+        self.terminated[:filled] = state["terminated"]
+        self.history[:filled] = state["history"]
+        self.written[:] = state["written"]
+
+
+def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, capacity: int) -> torch.Tensor:
+    """A tensor of zeros for `capacity` transitions. Raises MemoryError, with what would fit, if it is too large."""
+    needed = math.prod(shape) * dtype.itemsize
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
+    try:
+        if needed > 0.95 * free:
+            raise MemoryError
+        return torch.empty(shape, dtype=dtype, device=device).fill_(0)  # filling takes every page now, not later
+    except (MemoryError, RuntimeError) as error:
+        fits = int(0.8 * min(free, needed)) * capacity // needed  # less than what has just failed
+        hint = f"try --buffer-size {fits}"
+        if device.type != "cpu":
+            hint += " or --buffer-device cpu"
+        raise MemoryError(f"--buffer-size {capacity} needs {needed:,} bytes, {free:,} are free; {hint}") from error
+
+
+# EVALUATION
 
 
 def evaluate(envs: AtariEnvs, q_values, args: Args, step: int) -> tuple[dict[str, float], np.ndarray, list[int]]:
-    """A phase at epsilon 0.001 (Dabney et al. 2018); `q_values` maps (N, 4, 84, 84) uint8 arrays to values (N, n).
+    """An evaluation phase; `q_values` maps (N, 4, 84, 84) uint8 arrays to values (N, n).
 
     Episodes start while fewer than `--eval-steps` agent steps were taken; all are finished and counted. Returns the
     metrics over all their steps, and the seed and actions of the first game's first episode, to film it.
     """
     rng = np.random.default_rng((args.seed, step))  # of its own: evaluating leaves the training as it is
     seeds = rng.integers(2**31, size=envs.num_envs)
-    obs, games, active = envs.reset(seeds), np.arange(envs.num_envs), np.ones(envs.num_envs, bool)
-    weight, sums, totals = np.zeros(len(games)), np.zeros((4, len(games))), np.zeros(4)
-    taken, scores, film, filming = 0, [], [], True
+    obs = envs.reset(seeds)
+    every_env = np.arange(envs.num_envs)
+    active = np.ones(envs.num_envs, bool)  # games that play an episode which counts
+    steps_taken = 0
+    first_episode = []
+    first_done = False
+    scores = []
+
+    # Sums over the steps of the episode that each game plays, and over those of all episodes that are done
+    steps = np.zeros(envs.num_envs)
+    discount_sum = np.zeros(envs.num_envs)
+    sum_q = np.zeros(envs.num_envs)
+    sum_return = np.zeros(envs.num_envs)
+    sum_gap = np.zeros(envs.num_envs)
+    total_steps = 0.0
+    total_q = 0.0
+    total_return = 0.0
+    total_gap = 0.0
     while active.any():
         q = q_values(obs)
-        actions = np.where(rng.random(len(q)) < 0.001, rng.integers(q.shape[1], size=len(q)), q.argmax(1))
+        explore = rng.random(envs.num_envs) < args.eval_epsilon
+        random_actions = rng.integers(q.shape[1], size=envs.num_envs)
+        actions = np.where(explore, random_actions, q.argmax(1))
         envs.send(actions)
-        film += [actions[0]] if filming else []
-        second, best = np.partition(q, -2, axis=1)[:, -2:].T
-        obs, rewards, _, _, ended, extra = envs.recv()
-        weight = 1 + args.gamma * weight  # the reward at t counts in G_t, G_{t-1}, ... with 1, gamma, ...
-        sums += np.stack([q[games, actions], np.sign(rewards) * weight, best - second, np.ones(len(q))])
-        taken += np.count_nonzero(active)
-        totals += sums[:, ended & active].sum(1)
-        scores += extra["score"][ended & active].tolist()
-        sums[:, ended], weight[ended], filming = 0, 0, filming and not ended[0]
-        active &= ~ended | (taken < args.eval_steps)
-    mean_q, mean_return, action_gap = (totals[:3] / totals[3]).tolist()
-    metrics = {"episodes": len(scores), "score_mean": np.mean(scores).item(), "score_median": np.median(scores).item()}
-    metrics |= {"score_std": np.std(scores).item(), "mean_q": mean_q, "mean_discounted_return": mean_return}
-    return metrics | {"overestimation": mean_q - mean_return, "action_gap": action_gap}, seeds[:1], film
+        if not first_done:
+            first_episode.append(actions[0])
+        obs, rewards, _, _, done, info = envs.recv()
+        first_done = first_done or done[0]
+        steps_taken += np.count_nonzero(active)
+
+        # The returns G_u, G_{u-1}, ..., G_0 contain the reward r_u times 1, gamma, ..., gamma^u. So the sum of all
+        # returns of an episode is the sum of all r_u * (1 + gamma + ... + gamma^u)
+        discount_sum = 1 + args.gamma * discount_sum
+        ascending = np.sort(q, axis=1)
+        steps += 1
+        sum_q += q[every_env, actions]
+        sum_return += clip_rewards(rewards) * discount_sum
+        sum_gap += ascending[:, -1] - ascending[:, -2]
+
+        finished = done & active
+        scores += info["score"][finished].tolist()
+        total_steps += steps[finished].sum()
+        total_q += sum_q[finished].sum()
+        total_return += sum_return[finished].sum()
+        total_gap += sum_gap[finished].sum()
+        for sums in (steps, discount_sum, sum_q, sum_return, sum_gap):
+            sums[done] = 0
+        if steps_taken >= args.eval_steps:
+            active = active & ~done  # no other episode starts
+
+    metrics = {
+        "episodes": len(scores),
+        "score_mean": float(np.mean(scores)),
+        "score_median": float(np.median(scores)),
+        "score_std": float(np.std(scores)),
+        "mean_q": float(total_q / total_steps),
+        "mean_discounted_return": float(total_return / total_steps),
+        "overestimation": float(total_q / total_steps - total_return / total_steps),
+        "action_gap": float(total_gap / total_steps),
+    }
+    return metrics, seeds[:1], first_episode
 
 
-def record_video(path: Path, args: Args, seeds: np.ndarray, actions: np.ndarray) -> None:
+def record_video(path: Path, args: Args, seeds: np.ndarray, actions: list[int]) -> None:
     """Film an episode in colour by playing it again: the emulator is deterministic given its seed and the actions."""
     colour = {"grayscale": False, "img_height": 210, "img_width": 160, "stack_num": 1}
     envs = AtariEnvs(args.env_id, 1, args.full_action_space, **colour)
     path.parent.mkdir(exist_ok=True)
     zoom = ["-vf", "scale=320:420:flags=neighbor"]
     video = imageio_ffmpeg.write_frames(str(path), (160, 210), fps=15, macro_block_size=1, output_params=zoom)
-    video.send(None)
+    video.send(None)  # starts the generator
     video.send(envs.reset(seeds).tobytes())
     for action in actions[:-1]:  # the last one ends the episode
         envs.send(np.array([action]))
-        video.send(envs.recv()[-1]["final_frame"].tobytes())
+        *_, info = envs.recv()
+        video.send(info["newest_frame"].tobytes())
     video.close()
+
+
+# SPEED
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A tensor of `array`. On the CPU it shares the array's memory; the copy to a GPU is from pinned memory, and Python
+    does not wait for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
+def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = None) -> Callable:
+    """`function` of tensors as a CUDA graph: the GPU then repeats its kernels without Python.
+
+    The first three calls are real ones, on a side stream, in which PyTorch allocates what it needs. The fourth is
+    captured: `function` runs in Python for the last time. From then on inputs are copied into the captured ones, and
+    outputs are the same tensors, overwritten by every call. Frozen are shapes, branches taken, Python numbers (gamma,
+    k, the learning rate) and the tensors that `function` found: parameters must be changed in place. A call raises
+    RuntimeError if the shape or dtype of an input has changed, or a number of `optimizer`, such as the learning rate.
+    If capturing fails, a line says so and all calls are real ones.
+    """
+    side_stream = torch.cuda.Stream()
+    graph = torch.cuda.CUDAGraph()
+    calls = 0
+    failed = False
+    static_inputs = []
+    static_outputs = None
+    captured_numbers = []
+
+    def numbers() -> list:
+        if optimizer is None:
+            return []
+        return [value for group in optimizer.param_groups for name, value in group.items() if name != "params"]
+
+    def record(inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal failed, static_inputs, static_outputs, captured_numbers
+        static_inputs = [tensor.clone() for tensor in inputs]
+        captured_numbers = numbers()
+        try:
+            # The outer context puts the current stream back, which a capture that fails does not
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
+                static_outputs = function(*static_inputs)
+        except Exception as error:  # whatever a hacked function does that a graph cannot
+            failed = True
+            tqdm.write(f"warning: no CUDA graph, which is slower: {' '.join(str(error).split())}")
+
+    def replay(inputs: tuple[torch.Tensor, ...]):
+        if numbers() != captured_numbers:
+            raise RuntimeError("the learning rate is frozen in the CUDA graph: make it a tensor, or --no-cuda-graphs")
+        for static, new in zip(static_inputs, inputs, strict=True):
+            if (static.shape, static.dtype) != (new.shape, new.dtype):
+                raise RuntimeError(f"captured for {static.shape} {static.dtype}, not {new.shape} {new.dtype}")
+            static.copy_(new)
+        graph.replay()
+        return static_outputs
+
+    def call(*inputs: torch.Tensor):
+        nonlocal calls
+        calls += 1
+        if calls <= 3:
+            side_stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side_stream):
+                outputs = function(*inputs)
+            torch.cuda.current_stream().wait_stream(side_stream)
+            return outputs
+        if calls == 4:
+            record(inputs)
+        if failed:
+            return function(*inputs)
+        return replay(inputs)
+
+    return call
+
+
+def keep_freed_memory() -> None:
+    """Make glibc's malloc keep what is freed: to fault it in anew takes a fifth of an update's time on the CPU."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+
+
+# RUNS (skip at first)
 
 
 def fail(message: object) -> NoReturn:
@@ -390,15 +648,41 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
+BOUNDS = {  # the least and the greatest value that can work; `check_args` leaves other flags alone
+    "seed": (0, 2**63 - 1),
+    "checkpoint_frequency": (0, math.inf),
+    "num_envs": (1, math.inf),
+    "total_timesteps": (1, math.inf),
+    "learning_rate": (1e-12, 1e3),
+    "adam_eps": (1e-12, 1e3),
+    "num_tau_samples": (1, math.inf),
+    "num_tau_prime_samples": (1, math.inf),
+    "num_quantile_samples": (1, math.inf),
+    "gamma": (0, 1),
+    "target_network_frequency": (1, math.inf),
+    "batch_size": (1, math.inf),
+    "start_e": (0, 1),
+    "end_e": (0, 1),
+    "exploration_steps": (1, math.inf),
+    "train_frequency": (1, math.inf),
+    "eval_frequency": (0, math.inf),
+    "eval_steps": (1, math.inf),
+    "eval_envs": (1, math.inf),
+    "eval_epsilon": (0, 1),
+}
+
+
 def check_args(args: Args) -> None:
     """Refuse values that cannot work."""
-    bounds = dict.fromkeys(("seed", "eval_frequency", "checkpoint_frequency"), (0, math.inf))
-    bounds |= {"gamma": (0, 1), "start_e": (0, 1), "end_e": (0, 1), "learning_rate": (1e-12, 1e3)}
-    bounds |= {"learning_starts": (args.batch_size, args.buffer_size), "buffer_size": (8 * args.num_envs, math.inf)}
-    for field in fields(args):
-        value, (least, most) = getattr(args, field.name), bounds.get(field.name, (1, math.inf))
-        if field.type in (int, float) and not least <= value <= most:
-            fail(f"--{field.name.replace('_', '-')} {value} must be at least {least} and at most {most}")
+    bounds = BOUNDS | {
+        "buffer_size": (8 * args.num_envs, math.inf),
+        "learning_starts": (args.batch_size, args.buffer_size),
+    }
+    for name, (least, most) in bounds.items():
+        value = getattr(args, name)
+        if not least <= value <= most:
+            at_most = f" and at most {most}" if most < math.inf else ""
+            fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs the package wandb; `pip install wandb` brings it")
 
@@ -416,43 +700,190 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
         fail(f"--eval-only {path} has k = {k:g}; use the _mexp script with that k, or the baseline and model_folded.pt")
 
 
-def open_run(args: Args, device_name: str, packages: tuple[str, ...]) -> tuple[Path, Optional[dict]]:
-    """A new run's folder with its `config.json`, or the folder to resume and the state in its checkpoint. Ends the
-    program if that run has finished or had other arguments, or if its checkpoint is damaged."""
-    prefix = os.path.join(args.runs_dir, f"{args.env_id}__{args.exp_name}__{args.seed}__")
-    times = [int(t) for path in glob.glob(glob.escape(prefix) + "*") if (t := path.removeprefix(prefix)).isdecimal()]
-    run_dir = Path(f"{prefix}{max(times, default=0)}")
-    if args.resume and any('"finished": true' in config.read_text() for config in run_dir.glob("config.json")):
-        print(f"--resume: {run_dir} has finished, nothing is left to do")
-        (run_dir / "checkpoint.pt").unlink(missing_ok=True)  # if it was killed between its last two lines
-        raise SystemExit
-    if args.resume and (path := run_dir / "checkpoint.pt").exists():
-        try:
-            if damaged := zipfile.ZipFile(path).testzip():
-                raise ValueError(f"wrong checksum of {damaged}")
-            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        except Exception as error:  # zipfile and torch raise whatever a damaged file leads to
-            fail(f"--resume: {path} is damaged ({error}); delete it, or start a new run without --resume")
-        free = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity")  # these change no result
-        old = {name: state["args"].get(name) for name in vars(args) if name not in free}
-        if differ := [f"--{name.replace('_', '-')} {old[name]}" for name in old if old[name] != getattr(args, name)]:
-            fail(f"--resume: {run_dir} ran with {' '.join(differ)}; repeat that, or start a new run without --resume")
-        print(f"--resume: {run_dir} goes on from step {state['global_step']:,}")
-        return run_dir, state
-    if args.resume:
-        print(f"--resume: no checkpoint of {args.env_id}, {args.exp_name}, seed {args.seed} yet; starting afresh")
+def find_runs(args: Args) -> list[Path]:
+    """The folders of all runs of this environment, script and seed, the newest last."""
+    stem = Path(args.runs_dir) / f"{args.env_id}__{args.exp_name}__{args.seed}__"
+    folders = stem.parent.glob(glob.escape(stem.name) + "*")
+    folders = [folder for folder in folders if folder.name.removeprefix(stem.name).isdecimal()]
+    return sorted(folders, key=lambda folder: int(folder.name.removeprefix(stem.name)))
+
+
+def new_run(args: Args, num_actions: int, device_name: str, packages: tuple[str, ...]) -> Path:
+    """Make a run's folder, named by the time in seconds, with its `config.json`."""
     git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
-    versions = {"python": sys.version} | {name: importlib.metadata.version(name) for name in packages}
-    config = {"args": vars(args), "finished": False, "git_commit": git.stdout.strip() or None, "device": device_name}
-    run_dir = Path(f"{prefix}{max([int(time.time()), *(t + 1 for t in times)])}")
+    config = {
+        "args": vars(args),
+        "finished": False,
+        "num_actions": num_actions,
+        "git_commit": git.stdout.strip() or None,
+        "device": device_name,
+        "packages": {"python": sys.version} | {name: importlib.metadata.version(name) for name in packages},
+    }
+    started = int(time.time())
+    for run in find_runs(args):
+        started = max(started, int(run.name.split("__")[-1]) + 1)  # where the clock was set back
+    while True:
+        run_dir = Path(args.runs_dir) / f"{args.env_id}__{args.exp_name}__{args.seed}__{started}"
+        try:
+            run_dir.mkdir(parents=True)
+            write_config(run_dir, config)
+            return run_dir
+        except FileExistsError:  # another run of this second was first
+            started += 1
+        except OSError as error:
+            fail(f"--runs-dir {args.runs_dir} cannot be written to ({error.strerror}); name a folder that can")
+
+
+def write_config(run_dir: Path, config: dict) -> None:
+    """Write `config.json`, whole or not at all."""
+    (run_dir / "config.tmp").write_text(json.dumps(config, indent=2))
+    (run_dir / "config.tmp").replace(run_dir / "config.json")
+
+
+def other_flags(args: Args, old_args: dict) -> list[str]:
+    """The flags, with their old values, in which a run differs from this one in a way that could change its results."""
+    may_differ = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model", "capture_video")
+    flags = []
+    for name, value in vars(args).items():
+        old_value = old_args.get(name, value)
+        if name in may_differ or old_value == value:
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(old_value, bool):
+            flags.append(f"--{flag}" if old_value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag} {old_value}")
+    return flags
+
+
+def run_to_resume(args: Args) -> Optional[Path]:
+    """The newest run's folder if it has a checkpoint, or None. Ends the program if that run has finished."""
+    runs = find_runs(args)
+    if not runs:
+        print(f"--resume: no run of {args.env_id}, {args.exp_name}, seed {args.seed} yet; starting afresh")
+        return None
+    newest = runs[-1]
+    if not (newest / "config.json").exists():
+        print(f"--resume: {newest} has no config.json, and so no checkpoint; starting afresh")
+        return None
     try:
-        run_dir.mkdir(parents=True)
-        (run_dir / "config.json").write_text(json.dumps(config | {"packages": versions}, indent=2))
-    except OSError as error:
-        if isinstance(error, FileExistsError) and run_dir.is_dir():  # another run of this second was first
-            return open_run(args, device_name, packages)
-        fail(f"--runs-dir {args.runs_dir} cannot be written to ({error.strerror}); name a folder that can")
-    return run_dir, None
+        config = json.loads((newest / "config.json").read_text())
+        finished = config["finished"]
+        flags = other_flags(args, config["args"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fail(f"--resume: {newest}/config.json is damaged ({error!r}); start a new run without --resume")
+    if flags and (finished or (newest / "checkpoint.pt").exists()):
+        fail(f"--resume: {newest} ran with {' '.join(flags)}; repeat that, or start a new run without --resume")
+    if finished:
+        print(f"--resume: {newest} has finished, nothing is left to do")
+        (newest / "checkpoint.pt").unlink(missing_ok=True)  # if it was killed between its last two lines
+        raise SystemExit
+    if not (newest / "checkpoint.pt").exists():
+        print(f"--resume: {newest} has no checkpoint yet; starting afresh")
+        return None
+    return newest
+
+
+def log_files(run_dir: Path) -> list[Path]:
+    """What a run appends to: `eval.csv` and TensorBoard's events."""
+    return [*run_dir.glob("eval.csv"), *run_dir.glob("events.out.tfevents.*")]
+
+
+def save_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Generator, counters: dict) -> None:
+    """Write `checkpoint.pt`. If that fails, as on a full disk, the one before is kept and a warning printed.
+
+    `stateful` holds what has a `state_dict`, `counters` whatever else the loop needs to go on. All that is saved must
+    be a tensor or a plain Python value, or this raises pickle.UnpicklingError.
+    """
+    unfinished = run_dir / "checkpoint.tmp"
+    try:
+        checkpoint = {
+            "args": vars(args),
+            "stateful": {name: thing.state_dict() for name, thing in stateful.items()},
+            "counters": counters,
+            "rng": rng.bit_generator.state,
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+            "log_sizes": {log.name: log.stat().st_size for log in log_files(run_dir)},
+        }
+        with open(unfinished, "wb") as file:
+            torch.save(checkpoint, file)
+            os.fsync(file.fileno())
+        torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)  # what this refuses is of no use later
+        unfinished.replace(run_dir / "checkpoint.pt")
+    except (OSError, RuntimeError, MemoryError) as error:  # torch.save makes a RuntimeError of a full disk
+        unfinished.unlink(missing_ok=True)
+        tqdm.write(f"warning: no checkpoint at step {counters['global_step']:,}, the one before is kept: {error!r}")
+
+
+def load_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Generator) -> dict:
+    """Put everything back as `save_checkpoint` found it, cut the logs to where they were, and return the `counters`.
+    Ends the program if the file is damaged or of other arguments."""
+    path = run_dir / "checkpoint.pt"
+    try:
+        if damaged := zipfile.ZipFile(path).testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # zipfile and torch raise whatever a damaged file leads to
+        fail(f"--resume: {path} is damaged ({error}); delete it, or start a new run without --resume")
+    try:
+        if flags := other_flags(args, checkpoint["args"]):
+            fail(f"--resume: {run_dir} ran with {' '.join(flags)}; repeat that, or start a new run without --resume")
+        for name, thing in stateful.items():
+            saved = checkpoint["stateful"][name]
+            if name != "buffer":  # too large to copy, and it does not go on using the tensors it is given
+                saved = copy.deepcopy(saved)
+            thing.load_state_dict(saved)
+    except (KeyError, RuntimeError, ValueError) as error:
+        fail(f"--resume: {path} is of another version of this script ({error}); start a new run without --resume")
+    rng.bit_generator.state = checkpoint["rng"]
+    torch.set_rng_state(checkpoint["torch_rng"])
+    if torch.cuda.is_initialized() and checkpoint["cuda_rng"] is not None:
+        torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+    for log in log_files(run_dir):
+        if log.name in checkpoint["log_sizes"]:
+            os.truncate(log, checkpoint["log_sizes"][log.name])
+        else:
+            log.unlink()
+    print(f"--resume: {run_dir} goes on from step {checkpoint['counters']['global_step']:,}")
+    return checkpoint["counters"]
+
+
+def log_training(writer: SummaryWriter, epsilon: float, losses: dict, global_step: int, wall_time: float) -> None:
+    """Log epsilon, agent steps a second, and the newest of the `losses`, which are named by their tags."""
+    writer.add_scalar("charts/epsilon", epsilon, global_step)
+    writer.add_scalar("charts/SPS", global_step / wall_time, global_step)
+    for tag, value in losses.items():
+        writer.add_scalar(tag, float(value), global_step)
+
+
+def log_episodes(writer: SummaryWriter, progress: tqdm, done: np.ndarray, info: dict, global_step: int) -> None:
+    """Log the score and length of the episodes that are done."""
+    for i in np.flatnonzero(done):
+        writer.add_scalar("charts/episodic_return", info["score"][i], global_step)
+        writer.add_scalar("charts/episodic_length", info["length"][i], global_step)
+        progress.set_postfix(score=info["score"][i], refresh=False)
+
+
+def log_evaluation(run_dir: Path, writer: SummaryWriter, metrics: dict, global_step: int, wall_time: float) -> None:
+    """Append the metrics to `eval.csv`, whose `wall_time` is in seconds, and to TensorBoard."""
+    for name, value in metrics.items():
+        writer.add_scalar("eval/" + name.replace("score_mean", "episodic_return"), value, global_step)
+    row = {"step": global_step} | metrics | {"wall_time": round(wall_time, 1)}
+    with open(run_dir / "eval.csv", "a", newline="") as file:
+        table = csv.DictWriter(file, row)
+        if file.tell() == 0:
+            table.writeheader()
+        table.writerow(row)
+
+
+def finish_run(run_dir: Path) -> None:
+    """Mark the run as finished and delete its checkpoint."""
+    config = json.loads((run_dir / "config.json").read_text())
+    config["finished"] = True
+    write_config(run_dir, config)
+    for name in ("checkpoint.pt", "checkpoint.tmp"):
+        (run_dir / name).unlink(missing_ok=True)
 
 
 if __name__ == "__main__":
@@ -462,40 +893,58 @@ if __name__ == "__main__":
     device_name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU (no CUDA GPU found, or --no-cuda)"
     sys.stdout.reconfigure(line_buffering=True)
     print("device:", device_name)
-    if sys.platform == "linux":  # malloc keeps freed memory; to fault it in anew takes a fifth of an update's time
-        ctypes.CDLL(None).mallopt(-1, 2**30), ctypes.CDLL(None).mallopt(-3, 2**25)  # M_TRIM_ and M_MMAP_THRESHOLD
+    keep_freed_memory()
+
     # TRY NOT TO MODIFY: seeding
     torch.manual_seed(args.seed)
     torch.backends.cudnn.deterministic = args.torch_deterministic
-    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")  # TF32 on a GPU
+    torch.set_float32_matmul_precision("high" if device.type == "cuda" else "highest")  # TF32
     rng = np.random.default_rng(args.seed)
 
     # ENV, BUFFER AND NETWORK SETUP
     try:
         envs = AtariEnvs(args.env_id, args.num_envs, args.full_action_space, args.terminal_on_life_loss)
+        args.env_id = envs.env_id
         if args.mean_scaling_coefficient is None:
             args.mean_scaling_coefficient = float(envs.num_actions)
         q_network = QNetwork(envs.num_actions, args.mean_scaling_coefficient)
-        buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
-        buffer = None if args.eval_only else ReplayBuffer(args.buffer_size, args.num_envs, buffer_device)
+        if not args.eval_only:
+            buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
+            buffer = ReplayBuffer(args.buffer_size, args.num_envs, buffer_device)
     except (ValueError, MemoryError) as error:
         fail(error)
-    q_network.to(device, memory_format=torch.channels_last)  # with the fused Adam the fastest on a CPU
+    q_network.to(device, memory_format=torch.channels_last)  # of the layouts the fastest on a CPU
     target_network = copy.deepcopy(q_network).requires_grad_(False)
-    adam = dict(lr=args.learning_rate, eps=0.01 / 32, fused=True, capturable=device.type == "cuda")  # Dabney et al.
-    optimizer = torch.optim.Adam(q_network.parameters(), **adam)
-    train_act = eval_act = partial(act, q_network, args.num_quantile_samples)
-    learn = partial(update, q_network, target_network, optimizer, args)
+    optimizer = torch.optim.Adam(
+        q_network.parameters(),
+        lr=args.learning_rate,
+        eps=args.adam_eps,
+        fused=True,
+        capturable=device.type == "cuda",
+    )
+
+    def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:  # of tensors, as a graph wants
+        return update(q_network, target_network, optimizer, args, Batch(*batch))
+
+    train_values = partial(action_values, q_network, args.num_quantile_samples)
+    eval_values = partial(action_values, q_network, args.num_quantile_samples)
     if device.type == "cuda" and args.cuda_graphs:
-        train_act, eval_act, learn = capture(train_act), capture(eval_act), capture(learn, optimizer)
+        learn = capture(learn, optimizer)
+        # Two graphs of one function, since training and evaluation have different numbers of environments
+        train_values = capture(train_values)
+        eval_values = capture(eval_values)
 
     def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
-        games = AtariEnvs(args.env_id, args.eval_envs, args.full_action_space)
+        eval_envs = AtariEnvs(args.env_id, args.eval_envs, args.full_action_space)
+
+        def q_values(obs: np.ndarray) -> np.ndarray:
+            return eval_values(to_device(obs, device)).cpu().numpy()
+
         with torch.random.fork_rng([0] if device.type == "cuda" else []):  # evaluating leaves the training as it is
-            metrics, *episode = evaluate(games, lambda obs: eval_act(to_device(obs, device)).cpu().numpy(), args, step)
+            metrics, seeds, actions = evaluate(eval_envs, q_values, args, step)
         tqdm.write(f"step {step:,}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
         if args.capture_video:
-            record_video(folder / "videos" / f"step_{step}.mp4", args, *episode)
+            record_video(folder / "videos" / f"step_{step}.mp4", args, seeds, actions)
         return metrics
 
     if args.eval_only:
@@ -503,97 +952,88 @@ if __name__ == "__main__":
         evaluation_phase(0, Path(args.eval_only).parent)
         raise SystemExit
 
-    # RUN SETUP: a new run, or the one that --resume goes on with
-    run_dir, state = open_run(args, device_name, ("torch", "numpy", "ale-py", "gymnasium"))
+    # RUN SETUP: the run that --resume goes on with, or a new one
+    # A checkpoint holds `stateful` and `counters`: what a hack adds to the state of the loop belongs in one of them
     stateful = {"q_network": q_network, "target_network": target_network, "optimizer": optimizer, "buffer": buffer}
-    global_step, last_update, start_time = 0, None, time.time()
-    if state:
-        global_step, last_update = state["global_step"], state["last_update"]
-        start_time -= state["wall_time"]
-        for name, thing in stateful.items():
-            thing.load_state_dict(state[name] if name == "buffer" else copy.deepcopy(state[name]))
-        rng.bit_generator.state = state["rng"]
-        torch.set_rng_state(state["torch_rng"])
-        if device.type == "cuda" and state["cuda_rng"] is not None:
-            torch.cuda.set_rng_state(state["cuda_rng"])
-        for log in run_dir.glob("ev*"):  # eval.csv and TensorBoard's events go back to where they were
-            os.truncate(log, state["logs"][log.name]) if log.name in state["logs"] else log.unlink()
+    counters = {"global_step": 0, "wall_time": 0.0, "losses": {}}
+    run_dir = run_to_resume(args) if args.resume else None
+    if run_dir:
+        counters = load_checkpoint(run_dir, args, stateful, rng)
+    else:
+        run_dir = new_run(args, envs.num_actions, device_name, ("torch", "numpy", "ale-py", "gymnasium"))
+    global_step = counters["global_step"]
+    losses = counters["losses"]
+    start_time = time.time() - counters["wall_time"]
     if args.track:
-        options = dict(id=run_dir.name, resume="allow", sync_tensorboard=True, save_code=True, config=vars(args))
-        importlib.import_module("wandb").init(project=args.wandb_project_name, entity=args.wandb_entity, **options)
+        import wandb
+
+        wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            id=run_dir.name,
+            name=run_dir.name,
+            resume="allow",
+            sync_tensorboard=True,
+            config=vars(args),
+            save_code=True,
+        )
     writer = SummaryWriter(str(run_dir))
 
     # TRY NOT TO MODIFY: start the game
-    obs, first = envs.reset(rng.integers(2**31, size=args.num_envs)), np.ones(args.num_envs, bool)
+    every_env = np.arange(args.num_envs)
+    obs = envs.reset(rng.integers(2**31, size=args.num_envs))
+    done = np.ones(args.num_envs, bool)  # `obs` begins an episode
     progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=1, dynamic_ncols=True)
     while global_step < args.total_timesteps:
         # ALGO LOGIC: put action logic here
         epsilon = linear_schedule(args.start_e, args.end_e, args.exploration_steps, global_step)
-        actions, explore = rng.integers(envs.num_actions, size=args.num_envs), rng.random(args.num_envs) < epsilon
+        actions = rng.integers(envs.num_actions, size=args.num_envs)
+        explore = rng.random(args.num_envs) < epsilon
         if not explore.all():
-            actions = np.where(explore, actions, train_act(to_device(obs, device)).cpu().numpy().argmax(1))
+            q = train_values(to_device(obs, device)).cpu().numpy()
+            actions = np.where(explore, actions, q.argmax(1))
         envs.send(actions)
-        # While the emulators run: store the observations acted on, log, and learn from the transitions before
-        buffer.append(np.arange(args.num_envs), obs[:, -1], first, actions)
-        if crossings(global_step, args.num_envs, 1_000):
-            writer.add_scalar("charts/epsilon", epsilon, global_step)
-            writer.add_scalar("charts/SPS", global_step / (time.time() - start_time), global_step)
-            for tag, value in zip(("losses/td_loss", "losses/q_values"), last_update or (), strict=False):
-                writer.add_scalar(tag, float(value), global_step)
 
-        # ALGO LOGIC: training
+        # ALGO LOGIC: training, while the emulators run
+        buffer.append(every_env, obs[:, -1], done, actions)
         if global_step >= args.learning_starts:
-            for _ in range(crossings(global_step, args.num_envs, args.train_frequency)):
-                last_update = learn(*buffer.sample(args.batch_size, rng, device))
-            if crossings(global_step, args.num_envs, args.target_network_frequency):
+            for _ in range(due(global_step, args.num_envs, args.train_frequency)):
+                batch = buffer.sample(args.batch_size, rng, device)
+                loss, mean_q, td_errors = learn(*batch)
+                losses = {"losses/td_loss": loss, "losses/q_values": mean_q}
+            if due(global_step, args.num_envs, args.target_network_frequency):
                 target_network.load_state_dict(q_network.state_dict())
+        if due(global_step, args.num_envs, 1_000):
+            log_training(writer, epsilon, losses, global_step, time.time() - start_time)
 
-        # TRY NOT TO MODIFY: what the games answered
-        obs, rewards, terminated, truncated, first, extra = envs.recv()
+        # TRY NOT TO MODIFY: what the games answered. From here on `global_step` counts the step just taken
+        obs, rewards, terminated, truncated, done, info = envs.recv()
         global_step += args.num_envs
-        buffer.complete(np.sign(rewards), terminated)
+        buffer.complete(clip_rewards(rewards), terminated)
         if truncated.any():
-            buffer.truncate(truncated, extra["final_frame"])
-        for score, length in zip(extra["score"][first], extra["length"][first], strict=True):
-            writer.add_scalar("charts/episodic_return", score, global_step)
-            writer.add_scalar("charts/episodic_length", length, global_step)
-            progress.set_postfix(score=score, refresh=False)
+            buffer.truncate(truncated, info["newest_frame"])
+        log_episodes(writer, progress, done, info, global_step)
         progress.update(args.num_envs)
-        if crossings(global_step, args.num_envs, args.eval_frequency):
+
+        if due(global_step, args.num_envs, args.eval_frequency):
             metrics = evaluation_phase(global_step, run_dir)
-            for name, value in metrics.items():
-                writer.add_scalar("eval/" + name.replace("score_mean", "episodic_return"), value, global_step)
-            row = {"step": global_step} | metrics | {"wall_time": round(time.time() - start_time, 1)}
-            with open(run_dir / "eval.csv", "a", newline="") as file:
-                table = csv.DictWriter(file, row)
-                table.writeheader() if file.tell() == 0 else None
-                table.writerow(row)
-        if crossings(global_step, args.num_envs, args.checkpoint_frequency) and global_step < args.total_timesteps:
+            log_evaluation(run_dir, writer, metrics, global_step, time.time() - start_time)
+        if due(global_step, args.num_envs, args.checkpoint_frequency) and global_step < args.total_timesteps:
             # The emulators' state cannot be saved: all games start anew, in a run that goes on as in one that resumes
-            buffer.truncate(~first, obs[:, -1])
+            buffer.truncate(~done, obs[:, -1])
             writer.flush()
-            state = {name: thing.state_dict() for name, thing in stateful.items()}
-            state |= {"args": vars(args), "global_step": global_step, "wall_time": time.time() - start_time}
-            state |= {"rng": rng.bit_generator.state, "torch_rng": torch.get_rng_state()}
-            state |= {"cuda_rng": torch.cuda.get_rng_state() if device.type == "cuda" else None}
-            state |= {"last_update": last_update and [float(value) for value in last_update]}
-            state |= {"logs": {log.name: log.stat().st_size for log in run_dir.glob("ev*")}}
-            try:
-                with open(run_dir / "checkpoint.tmp", "wb") as file:
-                    torch.save(state, file)
-                    os.fsync(file.fileno())
-                (run_dir / "checkpoint.tmp").replace(run_dir / "checkpoint.pt")
-            except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
-                (run_dir / "checkpoint.tmp").unlink(missing_ok=True)
-                tqdm.write(f"warning: no checkpoint at step {global_step:,}, the one before is kept: {error!r}")
-            obs, first = envs.reset(rng.integers(2**31, size=args.num_envs)), np.ones(args.num_envs, bool)
+            counters = {
+                "global_step": global_step,
+                "wall_time": time.time() - start_time,
+                "losses": {tag: float(value) for tag, value in losses.items()},
+            }
+            save_checkpoint(run_dir, args, stateful, rng, counters)
+            obs = envs.reset(rng.integers(2**31, size=args.num_envs))
+            done = np.ones(args.num_envs, bool)  # `obs` begins an episode
 
     if args.save_model:
         torch.save(q_network.state_dict(), run_dir / "model.pt")
         torch.save(q_network.folded_state_dict(), run_dir / "model_folded.pt")
-    config = (run_dir / "config.json").read_text().replace('"finished": false', '"finished": true')
-    (run_dir / "config.tmp").write_text(config)
-    (run_dir / "config.tmp").replace(run_dir / "config.json")
-    for checkpoint in run_dir.glob("checkpoint.*"):
-        checkpoint.unlink()
-    progress.close(), writer.close()
+    progress.close()
+    writer.close()
+    finish_run(run_dir)
