@@ -8,11 +8,13 @@ usage() {
 usage: bash benchmark.sh SUITE [options] [-- EXTRA]
 
 SUITE            runs
-  quick          MinAtar Asterix and Breakout, DQN and IB-DQN, 2 seeds, 200,000 steps
+  quick          the gridworld's figures; MinAtar Space Invaders, DQN and IB-DQN, 2 seeds, 200,000 steps
   minatar        the five MinAtar games, DQN and IB-DQN, 5 seeds, 5,000,000 steps
   atari5         BattleZone, DoubleDunk, NameThisGame, Phoenix, Qbert; 4 agents, 5 seeds, 50,000,000 steps
-  atari57        all 57 games; 4 agents, 5 seeds, 50,000,000 steps
+  ablation11     those of atari5, Alien, Asterix, Seaquest, SpaceInvaders, WizardOfWor, Zaxxon; the same
+  atari57        all 57 games; the same
 
+--games LIST     of the 57 Atari games or the five of MinAtar, such as Breakout,Seaquest
 --agents LIST    of dqn,dqn_mexp,iqn,iqn_mexp (Atari) or minatar_dqn,minatar_mexp (MinAtar)
 --seeds N|LIST   N seeds from 1 on, or a list such as 3,4
 --steps N        agent steps of every run
@@ -32,36 +34,80 @@ die() {
 
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
+# AGENTS, a line each: the family of their games, the name that --agents and --exp-name give them, script and flags
+declare -A agent_scripts=(
+  [ALE/dqn]="dqn_atari.py"
+  [ALE/dqn_mexp]="dqn_atari_mexp.py"
+  [ALE/iqn]="iqn_atari.py"
+  [ALE/iqn_mexp]="iqn_atari_mexp.py"
+  [MinAtar/minatar_dqn]="minatar_mexp.py --mean-scaling-coefficient 0"
+  [MinAtar/minatar_mexp]="minatar_mexp.py"
+)
+
+# GAMES
+minatar=Asterix,Breakout,Freeway,Seaquest,SpaceInvaders
+atari5=BattleZone,DoubleDunk,NameThisGame,Phoenix,Qbert
+ablation11=$atari5,Alien,Asterix,Seaquest,SpaceInvaders,WizardOfWor,Zaxxon
+atari57=Alien,Amidar,Assault,Asterix,Asteroids,Atlantis,BankHeist,BattleZone,BeamRider,Berzerk,Bowling,Boxing,Breakout
+atari57+=,Centipede,ChopperCommand,CrazyClimber,Defender,DemonAttack,DoubleDunk,Enduro,FishingDerby,Freeway,Frostbite
+atari57+=,Gopher,Gravitar,Hero,IceHockey,Jamesbond,Kangaroo,Krull,KungFuMaster,MontezumaRevenge,MsPacman,NameThisGame
+atari57+=,Phoenix,Pitfall,Pong,PrivateEye,Qbert,Riverraid,RoadRunner,Robotank,Seaquest,Skiing,Solaris,SpaceInvaders
+atari57+=,StarGunner,Surround,Tennis,TimePilot,Tutankham,UpNDown,Venture,VideoPinball,WizardOfWor,YarsRevenge,Zaxxon
+
 # RUN NUMBER `$2` OF THE LIST IN FOLDER `$1`: once more if it fails. xargs and Slurm call this; it never stops the others.
 if [ "${1-}" = __run ]; then
-  out=$2 number=$3
+  out=$2
+  number=$3
   name=$(sed -n "$((number + 1))p" "$out/names.txt")
   command=$(sed -n "$((number + 1))p" "$out/commands.txt")
   rm -f "$out/failed/$name"
+  # tabular_mexp.py knows no --resume: it is skipped if this very command has made its figures before
+  tabular_command=$out/tabular/command.txt
+  if [ "$name" = tabular ]; then
+    if [ "$command" = "$(cat "$tabular_command" 2>/dev/null)" ]; then
+      touch "$out/done/$name"
+      exit 0
+    fi
+    rm -f "$tabular_command"
+  fi
   echo "$name" >"$out/running/$number"
   cd "$root" || exit 1
   for attempt in 1 2; do
     echo "[$(date '+%F %T')] attempt $attempt: $command" >>"$out/logs/$name.log"
     if bash -c "$command" >>"$out/logs/$name.log" 2>&1; then
+      if [ "$name" = tabular ]; then
+        echo "$command" >"$tabular_command"
+      fi
       touch "$out/done/$name"
       break
+    elif [ "$attempt" = 2 ]; then
+      touch "$out/failed/$name"
     fi
-    [ "$attempt" = 1 ] || touch "$out/failed/$name"
   done
   rm -f "$out/running/$number"
-  [ -e "$out/done/$name" ] || exit "${BENCHMARK_FAILURE:-1}"
+  if [ ! -e "$out/done/$name" ]; then
+    exit "${BENCHMARK_FAILURE:-1}"
+  fi
   exit 0
 fi
 
 # THE END, of the runs in folder `$2` with the Python `$3`: the report, the runs that failed, and whether all is done
 if [ "${1-}" = __finish ]; then
-  out=$2 status=0
-  "$3" "$root/report.py" "$out/runs" --out "$out/report" || echo "no report was made; the runs are in $out/runs" >&2
+  out=$2
+  python=$3
+  status=0
+  if ! "$python" "$root/report.py" "$out/runs" --out "$out/report"; then
+    echo "no report was made; the runs are in $out/runs" >&2
+  fi
   while read -r name; do
     if [ -e "$out/failed/$name" ]; then
-      echo "failed twice: $name, log $out/logs/$name.log" >&2 && status=1
+      echo "failed twice: $name, log $out/logs/$name.log" >&2
+      status=1
     elif [ ! -e "$out/done/$name" ]; then
-      echo "not finished: $name; the same command goes on with it" >&2 && status=1
+      echo "not finished: $name; the same command goes on with it" >&2
+      status=1
+    elif [ "$name" = tabular ]; then
+      echo "$out/tabular: the gridworld's figures"
     fi
   done <"$out/names.txt"
   exit $status
@@ -70,73 +116,116 @@ fi
 # ARGUMENTS
 suite=${1-}
 case $suite in
-  -h | --help) usage && exit 0 ;;
-  quick) games="Asterix Breakout" agents=minatar_dqn,minatar_mexp seeds=2 steps=200000 ;;
-  minatar) games="Asterix Breakout Freeway Seaquest SpaceInvaders" agents=minatar_dqn,minatar_mexp seeds=5 steps=5000000 ;;
-  atari5) games="BattleZone DoubleDunk NameThisGame Phoenix Qbert" agents=dqn,dqn_mexp,iqn,iqn_mexp seeds=5 steps=50000000 ;;
-  atari57)
-    games="Alien Amidar Assault Asterix Asteroids Atlantis BankHeist BattleZone BeamRider Berzerk Bowling Boxing Breakout
-      Centipede ChopperCommand CrazyClimber Defender DemonAttack DoubleDunk Enduro FishingDerby Freeway Frostbite Gopher
-      Gravitar Hero IceHockey Jamesbond Kangaroo Krull KungFuMaster MontezumaRevenge MsPacman NameThisGame Phoenix Pitfall
-      Pong PrivateEye Qbert Riverraid RoadRunner Robotank Seaquest Skiing Solaris SpaceInvaders StarGunner Surround Tennis
-      TimePilot Tutankham UpNDown Venture VideoPinball WizardOfWor YarsRevenge Zaxxon"
-    agents=dqn,dqn_mexp,iqn,iqn_mexp seeds=5 steps=50000000
+  -h | --help)
+    usage
+    exit 0
     ;;
-  *) usage >&2 && die "SUITE '$suite' must be quick, minatar, atari5 or atari57" ;;
+  quick) family=MinAtar games=SpaceInvaders seeds=2 steps=200000 ;;
+  minatar) family=MinAtar games=$minatar seeds=5 steps=5000000 ;;
+  atari5) family=ALE games=$atari5 seeds=5 steps=50000000 ;;
+  ablation11) family=ALE games=$ablation11 seeds=5 steps=50000000 ;;
+  atari57) family=ALE games=$atari57 seeds=5 steps=50000000 ;;
+  *)
+    usage >&2
+    die "SUITE '$suite' must be quick, minatar, atari5, ablation11 or atari57"
+    ;;
 esac
 shift
-family=ALE
-[ "$suite" = quick ] || [ "$suite" = minatar ] && family=MinAtar
-workers="" gpus="" out="benchmark/$suite" slurm="" dry="" use_slurm=""
+if [ "$family" = ALE ]; then
+  agents=dqn,dqn_mexp,iqn,iqn_mexp
+  known_games=$atari57
+  version=v5
+else
+  agents=minatar_dqn,minatar_mexp
+  known_games=$minatar
+  version=v1
+fi
+workers=""
+gpus=""
+out="benchmark/$suite"
+slurm=""
+use_slurm=""
+dry_run=""
 while [ $# -gt 0 ] && [ "$1" != -- ]; do
   case $1 in
-    --dry-run) dry=yes && shift && continue ;;
-    -h | --help) usage && exit 0 ;;
-    --agents | --seeds | --steps | --workers | --gpus | --out | --slurm) [ $# -ge 2 ] || die "$1 needs a value" ;;
+    --dry-run)
+      dry_run=yes
+      shift
+      continue
+      ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    --games | --agents | --seeds | --steps | --workers | --gpus | --out | --slurm)
+      [ $# -ge 2 ] || die "$1 needs a value"
+      ;;
     *) die "unknown option '$1'; see bash benchmark.sh --help" ;;
   esac
   case $1 in
+    --games) games=$2 ;;
     --agents) agents=$2 ;;
     --seeds) seeds=$2 ;;
     --steps) steps=$2 ;;
     --workers) workers=$2 ;;
     --gpus) gpus=$2 ;;
     --out) out=$2 ;;
-    --slurm) slurm=$2 use_slurm=yes ;;
+    --slurm)
+      slurm=$2
+      use_slurm=yes
+      ;;
   esac
   shift 2
 done
-[ "${1-}" != -- ] || shift
+if [ "${1-}" = -- ]; then
+  shift
+fi
 extra=("$@")
 
 [[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
 [[ $seeds =~ ^[0-9]+(,[0-9]+)*$ && $seeds != 0 ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
-[[ $seeds == *,* ]] && seed_list=${seeds//,/ } || seed_list=$(seq "$seeds")
 [[ $gpus =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die "--gpus '$gpus' must be a list such as 0,1"
-read -ra gpu_list <<<"${gpus//,/ }"
+IFS=, read -ra gpu_list <<<"$gpus"
+IFS=, read -ra game_list <<<"$games"
+IFS=, read -ra agent_list <<<"$agents"
+if [[ $seeds == *,* ]]; then
+  IFS=, read -ra seed_list <<<"$seeds"
+else
+  readarray -t seed_list < <(seq "$seeds")
+fi
 if [ -z "$workers" ]; then
-  workers=$(nproc) && [ "${#gpu_list[@]}" -eq 0 ] || workers=${#gpu_list[@]}
+  if [ "${#gpu_list[@]}" -gt 0 ]; then
+    workers=${#gpu_list[@]}
+  else
+    workers=$(nproc)
+  fi
 fi
 [[ $workers =~ ^[1-9][0-9]*$ ]] || die "--workers '$workers' must be a whole number, at least 1"
-for agent in ${agents//,/ }; do
-  case $family/$agent in
-    ALE/dqn | ALE/dqn_mexp | ALE/iqn | ALE/iqn_mexp | MinAtar/minatar_dqn | MinAtar/minatar_mexp) ;;
-    ALE/*) die "--agents '$agent': $suite knows dqn, dqn_mexp, iqn and iqn_mexp" ;;
-    *) die "--agents '$agent': $suite knows minatar_dqn and minatar_mexp" ;;
-  esac
+[ "${#game_list[@]}" -gt 0 ] || die "--games names no game"
+for game in "${game_list[@]}"; do
+  [[ ,$known_games, == *,"$game",* ]] || die "--games '$games': '$game' is none of ${known_games//,/, }"
 done
-[ -n "${agents//,/}" ] || die "--agents names no agent"
+known_agents=$(printf '%s\n' "${!agent_scripts[@]}" | sed -n "s|^$family/||p" | sort | paste -sd,)
+[ "${#agent_list[@]}" -gt 0 ] || die "--agents names no agent"
+for agent in "${agent_list[@]}"; do
+  [ -n "${agent_scripts[$family/$agent]-}" ] || die "--agents '$agents': '$agent' is none of ${known_agents//,/, }"
+done
 
 # PYTHON: the active environment if it has what requirements.txt lists, or else .venv, made if need be
 suitable() {
   "$1" - "$root/requirements.txt" >/dev/null 2>&1 <<'TEXT'
-import importlib.metadata, re, sys
-for line in open(sys.argv[1]).read().split("# testing")[0].splitlines():
-    if name := re.match(r"[\w.-]+", line):
+import importlib.metadata
+import re
+import sys
+
+needed = open(sys.argv[1]).read().split("# testing")[0]
+for line in needed.splitlines():
+    name = re.match(r"[\w.-]+", line)
+    if name:
         importlib.metadata.version(name[0])
 TEXT
 }
-if [ -n "$dry" ] || suitable python; then
+if [ -n "$dry_run" ] || suitable python; then
   python=$(command -v python || echo python)
 else
   python=$root/.venv/bin/python
@@ -148,32 +237,46 @@ else
 fi
 
 # THE LIST: one command a run
-[[ $out == /* ]] || out=$PWD/$out
-names=() commands=()
-for game in $games; do
-  for seed in $seed_list; do
-    for agent in ${agents//,/ }; do
-      case $agent in
-        minatar_dqn) script="minatar_mexp.py --mean-scaling-coefficient 0" game_id=MinAtar/$game-v1 ;;
-        minatar_mexp) script=minatar_mexp.py game_id=MinAtar/$game-v1 ;;
-        *) script=${agent%_mexp}_atari${agent#"${agent%_mexp}"}.py game_id=ALE/$game-v5 ;;
-      esac
+quote() {
+  printf '%q' "$1"
+}
+if [[ $out != /* ]]; then
+  out=$PWD/$out
+fi
+names=()
+commands=()
+if [ "$suite" = quick ]; then
+  names+=(tabular)
+  flags="--k 0 0.8 3.2 12.8 --seeds 16"
+  commands+=("OMP_NUM_THREADS=1 $(quote "$python") $(quote "$root")/tabular_mexp.py $flags --out $(quote "$out/tabular")")
+fi
+for game in "${game_list[@]}"; do
+  for seed in "${seed_list[@]}"; do
+    for agent in "${agent_list[@]}"; do
       command="OMP_NUM_THREADS=1"
-      [ "${#gpu_list[@]}" -eq 0 ] || command+=" CUDA_VISIBLE_DEVICES=${gpu_list[${#commands[@]} % ${#gpu_list[@]}]}"
-      command+=" $(printf '%q' "$python") $(printf '%q' "$root")/$script --env-id $game_id --seed $seed --exp-name $agent"
-      command+=" --total-timesteps $steps --runs-dir $(printf '%q' "$out/runs") --resume"
-      [ "${#extra[@]}" -eq 0 ] || command+=$(printf ' %q' "${extra[@]}")
+      if [ "${#gpu_list[@]}" -gt 0 ]; then
+        command+=" CUDA_VISIBLE_DEVICES=${gpu_list[${#commands[@]} % ${#gpu_list[@]}]}"
+      fi
+      command+=" $(quote "$python") $(quote "$root")/${agent_scripts[$family/$agent]}"
+      command+=" --env-id $family/$game-$version --seed $seed --exp-name $agent"
+      command+=" --total-timesteps $steps --runs-dir $(quote "$out/runs") --resume"
+      for word in "${extra[@]}"; do
+        command+=" $(quote "$word")"
+      done
       names+=("$game-$agent-$seed")
       commands+=("$command")
     done
   done
 done
-if [ -n "$dry" ]; then
+repeated=$(printf '%s\n' "${names[@]}" | sort | uniq -d | head -n 1)
+[ -z "$repeated" ] || die "the lists name the run $repeated twice"
+if [ -n "$dry_run" ]; then
   printf '%s\n' "${commands[@]}"
   exit 0
 fi
 mkdir -p "$out/runs" "$out/logs" || die "--out $out cannot be written to; name a folder that can"
-exec 9>"$out/lock" && flock -n 9 || die "--out $out: another benchmark.sh, or a run that it left, is at work there"
+exec 9>"$out/lock"
+flock -n 9 || die "--out $out: another benchmark.sh, or a run that it left, is at work there"
 job_name=mexp-$suite-$(cksum <<<"$out" | cut -d' ' -f1)
 if [ -n "$use_slurm" ]; then # the same folder must not be submitted twice at a time
   command -v sbatch >/dev/null || die "--slurm needs Slurm's sbatch, which was not found"
@@ -196,12 +299,20 @@ if [ -n "$use_slurm" ]; then
   [[ $most =~ ^[1-9][0-9]*$ ]] || die "--slurm: scontrol does not tell the cluster's MaxArraySize (see above)"
   jobs=()
   refused() {
-    [ "${#jobs[@]}" -eq 0 ] || scancel "${jobs[@]}"
+    if [ "${#jobs[@]}" -gt 0 ]; then
+      scancel "${jobs[@]}"
+    fi
     die "sbatch refused $1 (see above); nothing is submitted"
   }
   for ((first = 0; first < total; first += most)); do
-    size=$((total - first < most ? total - first : most)) after=()
-    [ "$first" -eq 0 ] || after=("--dependency=afterany:${jobs[-1]}")
+    size=$((total - first))
+    if [ "$size" -gt "$most" ]; then
+      size=$most
+    fi
+    after=()
+    if [ "$first" -gt 0 ]; then
+      after=("--dependency=afterany:${jobs[-1]}")
+    fi
     job=$(sbatch --parsable --requeue --open-mode=append --job-name="$job_name" --output="$out/logs/slurm-%A_%a.log" \
       "${options[@]}" "${after[@]}" --array="0-$((size - 1))%$workers" --wrap "$run \$((SLURM_ARRAY_TASK_ID + $first))") ||
       refused "the runs"
@@ -216,12 +327,16 @@ fi
 # ONE MACHINE. While the runs are at work nothing runs in the foreground but `wait`: bash may lose a Ctrl-C that comes
 # while it waits for any other command
 shopt -s nullglob
-started=$SECONDS group=""
+started=$SECONDS
+group=""
 count() {
   local files
-  files=("$out/done"/*) n_done=${#files[@]}
-  files=("$out/running"/*) n_running=${#files[@]}
-  files=("$out/failed"/*) n_failed=${#files[@]}
+  files=("$out/done"/*)
+  n_done=${#files[@]}
+  files=("$out/running"/*)
+  n_running=${#files[@]}
+  files=("$out/failed"/*)
+  n_failed=${#files[@]}
 }
 show() {
   local took=$((SECONDS - started))
@@ -230,11 +345,17 @@ show() {
 }
 stop() {
   trap - INT TERM HUP EXIT
-  [ -n "$group" ] || group=$(jobs -p | head -1)
+  if [ -z "$group" ]; then # the interrupt came between the start of the runs and `group=`
+    group=$(jobs -p | head -n 1)
+  fi
   kill -TERM -- "-$group" 2>/dev/null
-  for _ in 1 2 3 4 5 6 7 8 9 10; do kill -0 -- "-$group" 2>/dev/null && sleep 0.2; done
+  for _ in 1 2 3 4 5 6 7 8 9 10; do
+    kill -0 -- "-$group" 2>/dev/null || break
+    sleep 0.2
+  done
   kill -KILL -- "-$group" 2>/dev/null
-  echo && echo "stopped; the same command goes on from the last checkpoints" >&2
+  echo
+  echo "stopped; the same command goes on from the last checkpoints" >&2
   exit 130
 }
 numbers=$(seq 0 $((total - 1)))
@@ -243,8 +364,13 @@ set -m # the runs get a process group of their own, which `stop` can end as a wh
 BENCHMARK_FAILURE=0 xargs -P "$workers" -n 1 bash "$root/benchmark.sh" __run "$out" <<<"$numbers" &
 group=$!
 set +m
-last="" start="" end=$'\n'
-[ ! -t 1 ] || start=$'\r' end="  "
+last=""
+start=""
+end=$'\n'
+if [ -t 1 ]; then # on a terminal the progress stays on one line
+  start=$'\r'
+  end="  "
+fi
 while kill -0 "$group" 2>/dev/null || kill -0 -- "-$group" 2>/dev/null; do
   count
   if [ -t 1 ] || [ "$last" != "$n_done/$n_failed" ]; then

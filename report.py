@@ -1,8 +1,20 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#     "matplotlib==3.11.2",
+#     "numpy==2.4.6",
+#     "pandas==2.3.3",
+#     "rliable==1.2.0",
+#     "scipy==1.17.1",
+#     "tyro==1.0.17",
+# ]
+# ///
 """The paper's tables and figures from a folder of runs, finished or not: reads their `config.json` and `eval.csv`.
 
 Writes README.md, figures (PNG and SVG) and tables (CSV). Learning curves, overestimation and action gap of every game;
 over the games with a human score (Wang et al. 2016) the mean, median, IQM and optimality gap of the human-normalised
 score with 95% stratified bootstrap intervals (Agarwal et al. 2021, `rliable`), and the probability of improvement.
+The same runs give the same report, byte for byte.
 
 Usage: python report.py runs --out report
 """
@@ -12,7 +24,7 @@ import math
 import re
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, NoReturn, Optional
 
@@ -25,7 +37,21 @@ import pandas as pd
 import scipy.stats
 import tyro
 from matplotlib.ticker import EngFormatter
-from rliable import library, metrics
+from rliable import library, plot_utils
+
+matplotlib.rcParams["svg.hashsalt"] = "mean-expansion"  # the ids in an SVG are random without it
+
+
+@dataclass
+class Args:
+    runs: tyro.conf.Positional[str]  # the folder of the runs; subfolders are searched
+    out: str = "report"  # the folder to write to
+    interval: Literal["bootstrap", "minmax"] = "bootstrap"  # bands of a game: 95% intervals of the mean, or all seeds
+    reps: int = 2_000  # bootstrap resamples
+    seed: int = 1  # of the bootstrap
+
+
+# CONSTANTS
 
 # Random and human scores of the 57 games, no-op starts (Wang et al. 2016, as in DQN Zoo)
 SCORES = """
@@ -43,23 +69,47 @@ SCORES = """
     Tennis -23.8 -8.3, TimePilot 3568.0 5229.2, Tutankham 11.4 167.6, UpNDown 533.4 11693.2, Venture 0.0 1187.5,
     VideoPinball 16256.9 17667.9, WizardOfWor 563.5 4756.5, YarsRevenge 3092.9 54576.9, Zaxxon 32.5 9173.3
 """
-HUMAN = {f"ALE/{name}-v5": (float(low), float(high)) for name, low, high in map(str.split, SCORES.split(","))}
-NAMES = {"dqn": "DQN", "dqn_atari": "DQN", "minatar": "DQN", "minatar_dqn": "DQN", "iqn": "IQN", "iqn_atari": "IQN"}
-COLOURS = {"DQN": "#0072B2", "IB-DQN": "#D55E00", "IQN": "#56B4E9", "IB-IQN": "#E69F00"}  # Okabe & Ito's palette
-OTHERS = ["#009E73", "#CC79A7", "#000000", "#8C6BB1", "#999999"]
-COLUMNS = ["step", "score_mean", "overestimation", "action_gap"]  # what is used of eval.csv
-FREE = {"seed", "env_id", "runs_dir", "resume", "track", "wandb_project_name", "wandb_entity", "capture_video"}
-FREE |= {"save_model", "checkpoint_frequency", "total_timesteps", "mean_scaling_coefficient", "num_threads", "cuda"}
-FREE |= {"cuda_graphs", "buffer_device", "eval_only"}  # arguments in which an agent's runs may differ
+HUMAN = {}  # game: (score of the random policy, score of a human)
+for line in SCORES.split(","):
+    game_name, random_score, human_score = line.split()
+    HUMAN[f"ALE/{game_name}-v5"] = (float(random_score), float(human_score))
+
+# The scripts' `--exp-name`s without `_mexp`, and `benchmark.sh`'s
+BASELINES = {"dqn": "DQN", "dqn_atari": "DQN", "minatar": "DQN", "minatar_dqn": "DQN", "iqn": "IQN", "iqn_atari": "IQN"}
+
+# The numbers of actions for runs older than the key "num_actions" of config.json
+MINATAR_ACTIONS = {"Asterix": 5, "Breakout": 3, "Freeway": 3, "Seaquest": 6, "SpaceInvaders": 4}  # v1, minimal sets
+ATARI_ACTIONS = 18  # the full set
+
+COLOURS = {"DQN": "#0072B2", "IB-DQN(n)": "#D55E00", "IQN": "#56B4E9", "IB-IQN(n)": "#E69F00"}  # Okabe & Ito's palette
+OTHER_COLOURS = ["#009E73", "#CC79A7", "#000000", "#8C6BB1", "#999999", "#A6761D", "#66A61E", "#E7298A", "#01665E"]
+
+METRICS = ["score_mean", "overestimation", "action_gap"]  # what is used of eval.csv, besides the step
+AGGREGATES = ["mean", "median", "IQM", "optimality gap"]
+
+# Arguments in which the runs of one agent may differ without a note
+MAY_DIFFER = {
+    "seed",
+    "env_id",
+    "total_timesteps",
+    "mean_scaling_coefficient",
+    "runs_dir",
+    "resume",
+    "checkpoint_frequency",
+    "save_model",
+    "capture_video",
+    "track",
+    "wandb_project_name",
+    "wandb_entity",
+    "cuda",
+    "cuda_graphs",
+    "buffer_device",
+    "num_threads",
+    "eval_only",
+}
 
 
-@dataclass
-class Args:
-    runs: tyro.conf.Positional[str]  # the folder of the runs; subfolders are searched
-    out: str = "report"  # the folder to write to
-    interval: Literal["bootstrap", "minmax"] = "bootstrap"  # bands of a game: 95% intervals of the mean, or all seeds
-    reps: int = 2_000  # bootstrap resamples
-    seed: int = 1  # of the bootstrap
+# READING
 
 
 def fail(message: object) -> NoReturn:
@@ -68,37 +118,90 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-# READING
+def canonical_game(env_id: str) -> str:
+    """One name for each Atari game: ALE/Pong-v5, also for Pong-v5 and PongNoFrameskip-v4."""
+    atari = re.fullmatch(r"(?:ALE/)?(\w+)-v5|(\w+)NoFrameskip-v4", env_id)
+    if atari is None:
+        return env_id
+    return f"ALE/{atari[1] or atari[2]}-v5"
 
 
-def agent_name(args: dict) -> str:
-    """The paper's name of an agent, from its run's arguments; `--exp-name` where it is none of ours."""
-    base = NAMES.get(args["exp_name"].removesuffix("_mexp"))
-    return args["exp_name"] if base is None else base if not args.get("mean_scaling_coefficient") else f"IB-{base}"
+def num_actions(config: dict, game: str) -> Optional[int]:
+    """n, the number of actions of a run's game; None if neither its config.json nor the game's name tells."""
+    if "num_actions" in config:
+        return int(config["num_actions"])
+    minatar = re.fullmatch(r"MinAtar/(\w+)-v1", game)
+    if minatar is not None:
+        return MINATAR_ACTIONS.get(minatar[1])
+    if game.startswith("ALE/") and config["args"].get("full_action_space"):
+        return ATARI_ACTIONS
+    return None
+
+
+def name_coefficient(k: float, n: Optional[int]) -> str:
+    """k relative to the number of actions: n, 2n, 4n where it is a whole multiple, or else the number."""
+    if not n or k < n or k % n != 0:
+        return f"{k:g}"
+    if k == n:
+        return "n"
+    return f"{k / n:g}n"
+
+
+def agent_name(args: dict, n: Optional[int]) -> str:
+    """The paper's name of an agent, from its run's arguments: IB-DQN(n), or DQN at k = 0; a fork's own `--exp-name`."""
+    baseline = BASELINES.get(args["exp_name"].removesuffix("_mexp"))
+    if baseline is None:
+        return args["exp_name"]
+    k = float(args.get("mean_scaling_coefficient") or 0)
+    if k == 0:
+        return baseline
+    return f"IB-{baseline}({name_coefficient(k, n)})"
 
 
 def read_run(folder: Path) -> pd.DataFrame:
     """One row for each evaluation of a run; raises ValueError or OSError if its files are missing or damaged."""
-    args = json.loads((folder / "config.json").read_text())["args"]
-    table = pd.read_csv(folder / "eval.csv")[COLUMNS].astype(float)
+    config = json.loads((folder / "config.json").read_text())
+    args = config["args"]
+    table = pd.read_csv(folder / "eval.csv")[["step", *METRICS]].astype(float)
     if table.empty or not np.isfinite(table.to_numpy()).all() or not table["step"].is_monotonic_increasing:
         raise ValueError("rows are missing or damaged")
     if not table["step"].is_unique:
         raise ValueError("steps come twice")
     table["step"] = table["step"].astype(int)
-    env_id = re.sub(r"^(ALE/)?(\w+)-v5$|^(\w+)NoFrameskip-v4$", r"ALE/\2\3-v5", args["env_id"])
-    k = args.get("mean_scaling_coefficient") or 0.0
-    settings = json.dumps({name: value for name, value in args.items() if name not in FREE}, sort_keys=True)
-    total = int(args["total_timesteps"])
+    game = canonical_game(args["env_id"])
+    n = num_actions(config, game)
+    k = float(args.get("mean_scaling_coefficient") or 0)
+    compared = {name: value for name, value in args.items() if name not in MAY_DIFFER}
     return table.assign(
-        game=env_id, agent=agent_name(args), seed=int(args["seed"]), k=float(k), run=str(folder), total=total
-    ).assign(settings=settings)
+        game=game,
+        agent=agent_name(args, n),
+        coefficient=name_coefficient(k, n),
+        k=k,
+        seed=int(args["seed"]),
+        run=str(folder),
+        total=int(args["total_timesteps"]),
+        settings=json.dumps(compared, sort_keys=True),
+    )
+
+
+def differing_settings(settings: list[dict]) -> list[str]:
+    """The arguments in which runs differ, but for those that an older run does not have."""
+    names = sorted(set().union(*settings))
+    differing = []
+    for name in names:
+        values = [one[name] for one in settings if name in one]
+        if any(value != values[0] for value in values):
+            differing.append(name)
+    return differing
 
 
 def read_runs(root: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The evaluations of all runs below `root`, one run of each game, agent and seed, and what was left out and why."""
-    notes, tables = [], []
-    for folder in sorted({path.parent for name in ("config.json", "eval.csv") for path in root.rglob(name)}):
+    """The evaluations of all runs below `root`, one run of each game, agent and seed, and notes: what was left out and
+    why, and in which settings an agent's runs differ."""
+    notes = []
+    tables = []
+    files = [*root.rglob("config.json"), *root.rglob("eval.csv")]
+    for folder in sorted({path.parent for path in files}):
         try:
             tables.append(read_run(folder))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
@@ -108,69 +211,104 @@ def read_runs(root: Path) -> tuple[pd.DataFrame, list[str]]:
     if not tables:
         return pd.DataFrame(), notes
     data = pd.concat(tables, ignore_index=True)
-    several = data.groupby(["game", "agent"])["k"].nunique()
-    for agent in several[several > 1].index.get_level_values("agent").unique():  # an ablation over k
-        mine = data["agent"] == agent
-        data.loc[mine, "agent"] = [f"{agent}({k:g})" for k in data.loc[mine, "k"]]
+
+    # A fork keeps its name, unless its runs of one game have several k: they are no seeds of one agent
+    values_of_k = data.groupby(["game", "agent"])["k"].nunique()
+    for agent in values_of_k[values_of_k > 1].index.get_level_values("agent").unique():
+        rows = data["agent"] == agent
+        data.loc[rows, "agent"] = agent + "(" + data.loc[rows, "coefficient"] + ")"
+
     for (game, agent, seed), runs in data.groupby(["game", "agent", "seed"]):
-        longest = (
-            runs.groupby("run")["step"].max().sort_index().sort_values(kind="stable").index
-        )  # of equals the newest
-        for run in longest[:-1]:
+        last_steps = runs.groupby("run")["step"].max().sort_index()
+        by_length = last_steps.sort_values(kind="stable").index  # of equally long runs the newest comes last
+        for run in by_length[:-1]:
             notes.append(f"`{run}` is ignored: another run of {game}, {agent}, seed {seed} is as long or longer.")
             data = data[data["run"] != run]
+
     for agent, runs in data.groupby("agent"):
-        settings = [json.loads(s) for s in runs["settings"].unique()]
-        if differ := sorted(name for name in settings[0] if any(s.get(name) != settings[0][name] for s in settings)):
-            flags = ", ".join(f"`--{name.replace('_', '-')}`" for name in differ if name != "exp_name")
-            notes.append(f"The runs of {agent} differ in {flags or '`--exp-name`'}.")
+        differing = differing_settings([json.loads(settings) for settings in runs["settings"].unique()])
+        flags = [f"`--{name.replace('_', '-')}`" for name in differing if name != "exp_name"]
+        if flags:
+            notes.append(f"The runs of {agent} differ in {', '.join(flags)}.")
+        elif differing:
+            notes.append(f"The runs of {agent} differ in `--exp-name`.")
     return data, notes
 
 
+@dataclass
 class Study:
     """The evaluations that can be compared: of each game the steps that all its runs share."""
 
-    def __init__(self, data: pd.DataFrame, notes: list[str]):
-        self.notes = notes
-        known = [agent for agent in COLOURS if agent in set(data["agent"])]
-        self.agents = known + sorted(set(data["agent"]) - set(known))
-        others = [agent for agent in self.agents if agent not in COLOURS]
-        self.colours = COLOURS | {agent: OTHERS[i % len(OTHERS)] for i, agent in enumerate(others)}
-        self.games, self.steps, self.seeds, self.curves = sorted(set(data["game"])), {}, {}, {}
-        for game in list(self.games):
-            here = data[data["game"] == game]
-            runs = here.groupby("run")["step"]
-            shared = sorted(set.intersection(*runs.apply(set)))
-            if not shared:
-                notes.append(f"{game} is left out: its runs share no evaluation step.")
-                self.games.remove(game)
-                continue
-            if (runs.max() > shared[-1]).any():
-                short = runs.max().idxmin()
-                notes.append(f"{game}: compared up to {shared[-1]:,} steps, as far as all have come (`{short}`).")
-            elif shared[-1] < here["total"].max():
-                notes.append(f"{game}: its runs have come to {shared[-1]:,} of {here['total'].max():,} steps.")
-            self.steps[game] = shared
-            here = here[here["step"].isin(shared)]
-            for agent, mine in here.groupby("agent"):
-                pivots = {name: mine.pivot(index="seed", columns="step", values=name) for name in COLUMNS[1:]}
-                self.seeds[game, agent] = pivots["score_mean"].index.tolist()
-                self.curves[game, agent] = {name: pivot.to_numpy() for name, pivot in pivots.items()}  # (runs, steps)
-            if missing := [agent for agent in self.agents if (game, agent) not in self.curves]:
-                notes.append(f"{game} has no runs of {', '.join(missing)}; aggregates over games leave it out.")
+    agents: list[str]
+    colours: dict[str, str]  # agent: colour
+    games: list[str] = field(default_factory=list)
+    steps: dict[str, list[int]] = field(default_factory=dict)  # game: steps
+    seeds: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # (game, agent): seeds
+    curves: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)  # metric: (runs, steps)
 
-    def complete(self, human: bool) -> list[str]:
-        """The games that every agent has played, with or without a human score."""
-        games = [game for game in self.games if all((game, agent) in self.curves for agent in self.agents)]
-        return [game for game in games if game in HUMAN or not human]
+    def complete_games(self) -> list[str]:
+        """The games with a human score that every agent has played."""
+        games = [game for game in self.games if game in HUMAN]
+        return [game for game in games if all((game, agent) in self.curves for agent in self.agents)]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Every agent with the one that it is compared with: IB-DQN with DQN, IB-IQN with IQN, others with either."""
-        base = {agent: re.sub(r"^IB-|\(.*\)$", "", agent) for agent in self.agents}
-        fallback = next((agent for agent in ("DQN", "IQN") if agent in self.agents), None)
-        found = {a: base[a] if base[a] != a and base[a] in self.agents else fallback for a in self.agents}
-        plain = ("DQN", "IQN")
-        return [(agent, other) for agent, other in found.items() if other not in (None, agent) and agent not in plain]
+        """Every agent with the one that it is compared with: IB-DQN(k) with DQN, IB-IQN(k) with IQN, others with
+        either."""
+        plain = [agent for agent in ("DQN", "IQN") if agent in self.agents]
+        pairs = []
+        for agent in self.agents:
+            own_baseline = re.sub(r"^IB-|\(.*\)$", "", agent)
+            if agent in plain:
+                continue
+            if own_baseline != agent and own_baseline in self.agents:
+                pairs.append((agent, own_baseline))
+            elif plain:
+                pairs.append((agent, plain[0]))
+        return pairs
+
+
+def order_agents(data: pd.DataFrame) -> list[str]:
+    """The agents that have a colour of their own first, then the others by name and k."""
+    mean_k = data.groupby("agent")["k"].mean()
+    known = [agent for agent in COLOURS if agent in mean_k.index]
+    others = [agent for agent in mean_k.index if agent not in COLOURS]
+    return known + sorted(others, key=lambda agent: (re.sub(r"\(.*\)$", "", agent), mean_k[agent]))
+
+
+def compare(data: pd.DataFrame) -> tuple[Study, list[str]]:
+    """What can be compared in the evaluations of all runs, and notes on what is missing."""
+    agents = order_agents(data)
+    others = [agent for agent in agents if agent not in COLOURS]
+    colours = dict(COLOURS)
+    for i, agent in enumerate(others):
+        colours[agent] = OTHER_COLOURS[i % len(OTHER_COLOURS)]
+    study = Study(agents, colours)
+    notes = []
+    for game, here in data.groupby("game"):
+        runs = here.groupby("run")["step"]
+        shared = sorted(set.intersection(*runs.apply(set)))
+        if not shared:
+            notes.append(f"{game} is left out: its runs share no evaluation step.")
+            continue
+        if (runs.max() > shared[-1]).any():
+            shortest = runs.max().idxmin()
+            notes.append(f"{game}: compared up to {shared[-1]:,} steps, as far as all have come (`{shortest}`).")
+        elif shared[-1] < here["total"].max():
+            notes.append(f"{game}: its runs have come to {shared[-1]:,} of {here['total'].max():,} steps.")
+        study.games.append(game)
+        study.steps[game] = shared
+        here = here[here["step"].isin(shared)]
+        for agent, runs_of_agent in here.groupby("agent"):
+            curves = {}
+            for metric in METRICS:
+                pivot = runs_of_agent.pivot(index="seed", columns="step", values=metric)
+                curves[metric] = pivot.to_numpy()
+            study.seeds[game, agent] = pivot.index.tolist()
+            study.curves[game, agent] = curves
+        missing = [agent for agent in agents if (game, agent) not in study.curves]
+        if missing:
+            notes.append(f"{game} has no runs of {', '.join(missing)}; aggregates over games leave it out.")
+    return study, notes
 
 
 # STATISTICS
@@ -178,8 +316,8 @@ class Study:
 
 def normalised(game: str, score: np.ndarray) -> np.ndarray:
     """Human-normalised scores: 0 is the random policy's, 1 a human's."""
-    low, high = HUMAN[game]
-    return (score - low) / (high - low)
+    random_score, human_score = HUMAN[game]
+    return (score - random_score) / (human_score - random_score)
 
 
 def band(values: np.ndarray, args: Args) -> Optional[tuple[np.ndarray, np.ndarray]]:
@@ -191,9 +329,11 @@ def band(values: np.ndarray, args: Args) -> Optional[tuple[np.ndarray, np.ndarra
         return values.min(0), values.max(0)
     if not np.ptp(values, axis=0).any():
         return values[0], values[0]
-    options = dict(n_resamples=args.reps, method="percentile", rng=np.random.default_rng(args.seed))
-    interval = scipy.stats.bootstrap((values,), np.mean, axis=0, **options).confidence_interval
-    return interval.low, interval.high
+    generator = np.random.default_rng(args.seed)
+    result = scipy.stats.bootstrap(
+        (values,), np.mean, axis=0, n_resamples=args.reps, method="percentile", rng=generator
+    )
+    return result.confidence_interval.low, result.confidence_interval.high
 
 
 def aggregates(scores: np.ndarray) -> np.ndarray:
@@ -205,15 +345,164 @@ def aggregates(scores: np.ndarray) -> np.ndarray:
     return np.stack([means.mean(0), np.median(means, axis=0), iqm, gap])
 
 
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """How often a run of `x`, (runs, games), beats one of `y`, with ties as half, averaged over games: (1,). That is
+    `metrics.probability_of_improvement`, all games at once."""
+    better = (x[:, None] > y).sum((0, 1))
+    equal = (x[:, None] == y).sum((0, 1))
+    return np.array([((better + 0.5 * equal) / (len(x) * len(y))).mean()])
+
+
 def estimates(scores: dict, function, args: Args) -> tuple[dict, dict]:
-    """Values of `function` and their 95% stratified bootstrap intervals, for each key of `scores`; one run has none."""
+    """Values of `function` and their 95% stratified bootstrap intervals, for each key of `scores`, whose values are
+    arrays (runs, ...) or tuples of such; where one has a single run there is no interval."""
     np.random.seed(args.seed)  # rliable 1.2.0 draws from the global generator, whatever `random_state` it is given
-    points = {key: function(*(s if isinstance(s, tuple) else (s,))) for key, s in scores.items()}
-    many = {k: s for k, s in scores.items() if min(len(x) for x in (s if isinstance(s, tuple) else (s,))) > 1}
+    points = {}
+    with_several_runs = {}
+    for key, value in scores.items():
+        samples = value if isinstance(value, tuple) else (value,)
+        points[key] = function(*samples)
+        if min(len(sample) for sample in samples) > 1:
+            with_several_runs[key] = value
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of samples without any spread
-        _, intervals = library.get_interval_estimates(many, function, reps=args.reps)
+        _, intervals = library.get_interval_estimates(with_several_runs, function, reps=args.reps)
     return points, intervals
+
+
+def game_table(study: Study, args: Args) -> pd.DataFrame:
+    """One row for each game and agent: how much it rests on, and every metric with the ends of its band."""
+    rows = []
+    for game, agent in [(game, agent) for game in study.games for agent in study.agents]:
+        if (game, agent) not in study.curves:
+            continue
+        curves = study.curves[game, agent]
+        values = {
+            "final_score": curves["score_mean"][:, -1],
+            "auc": curves["score_mean"].mean(1),
+            "overestimation": curves["overestimation"][:, -1],
+            "action_gap": curves["action_gap"][:, -1],
+        }
+        if game in HUMAN:
+            values["human_normalised"] = normalised(game, values["final_score"])
+        row = {
+            "game": game,
+            "agent": agent,
+            "runs": len(study.seeds[game, agent]),
+            "steps": study.steps[game][-1],
+            "evaluations": len(study.steps[game]),
+        }
+        for name, value in values.items():
+            low, high = band(value, args) or (math.nan, math.nan)
+            row[name] = value.mean()
+            row[f"{name}_low"] = float(low)
+            row[f"{name}_high"] = float(high)
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+@dataclass
+class Aggregates:
+    """The human-normalised scores of every agent over the games that all have played, at the steps that these share."""
+
+    games: list[str]
+    steps: list[int]
+    runs: dict[str, int]  # agent: runs of each game
+    points: dict[str, np.ndarray]  # agent: (4, steps), in the order of AGGREGATES
+    intervals: dict[str, np.ndarray]  # agent: (2, 4, steps); the points themselves where there is one run
+    bootstrapped: set[str]  # the agents that have intervals
+
+
+def aggregate(study: Study, args: Args) -> tuple[Aggregates, list[str]]:
+    """The aggregates over games (its games or steps are empty if there are none), and notes on runs left out."""
+    notes = []
+    games = study.complete_games()
+    steps = sorted(set.intersection(*(set(study.steps[game]) for game in games))) if games else []
+    result = Aggregates(games, steps, {}, {}, {}, set())
+    if not steps:
+        return result, notes
+    scores = {}
+    for agent in study.agents:
+        counts = [len(study.seeds[game, agent]) for game in games]
+        runs = min(counts)
+        result.runs[agent] = runs
+        if max(counts) > runs:
+            notes.append(f"Aggregates use {runs} runs a game of {agent}, as many as every game has.")
+        columns = []
+        for game in games:
+            shared = np.isin(study.steps[game], steps)
+            columns.append(normalised(game, study.curves[game, agent]["score_mean"][:runs, shared]))
+        scores[agent] = np.stack(columns, axis=1)  # (runs, games, steps)
+    # rliable wants one dimension: four aggregates x steps
+    points, intervals = estimates(scores, lambda x: aggregates(x).ravel(), args)
+    for agent, flat in points.items():
+        result.points[agent] = flat.reshape(len(AGGREGATES), -1)
+        ends = intervals.get(agent, np.stack([flat, flat]))
+        result.intervals[agent] = ends.reshape(2, len(AGGREGATES), -1)
+    result.bootstrapped = set(intervals)
+    return result, notes
+
+
+def aggregate_table(study: Study, result: Aggregates) -> pd.DataFrame:
+    """One row for each agent: the aggregates at the last step, with their intervals."""
+    rows = []
+    for agent in study.agents:
+        row = {"agent": agent, "games": len(result.games), "runs": result.runs[agent], "steps": result.steps[-1]}
+        for i, name in enumerate(AGGREGATES):
+            low, high = result.intervals[agent][:, i, -1]
+            row[name] = result.points[agent][i, -1]
+            row[f"{name} low"] = low if agent in result.bootstrapped else math.nan
+            row[f"{name} high"] = high if agent in result.bootstrapped else math.nan
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def common_games(study: Study, agent: str, baseline: str) -> list[str]:
+    """The games that both agents have played."""
+    return [game for game in study.games if (game, agent) in study.curves and (game, baseline) in study.curves]
+
+
+def improvement_table(study: Study, args: Args) -> pd.DataFrame:
+    """One row for each agent that has a baseline: the probability of improvement over it, over the games of both."""
+    rows = []
+    for agent, baseline in study.pairs():
+        games = common_games(study, agent, baseline)
+        if not games:
+            continue
+        finals = {}
+        for name in (agent, baseline):
+            runs = min(len(study.seeds[game, name]) for game in games)
+            columns = [study.curves[game, name]["score_mean"][:runs, -1] for game in games]
+            finals[name] = np.stack(columns, axis=1)  # (runs, games)
+        scores = {"pair": (finals[agent], finals[baseline])}
+        points, intervals = estimates(scores, probability_of_improvement, args)
+        low, high = intervals["pair"][:, 0] if "pair" in intervals else (math.nan, math.nan)
+        row = {
+            "agent": agent,
+            "baseline": baseline,
+            "games": len(games),
+            "runs": len(finals[agent]),
+            "baseline_runs": len(finals[baseline]),
+            "probability": points["pair"][0],
+            "low": low,
+            "high": high,
+        }
+        rows.append(row)
+    return pd.DataFrame(rows)
+
+
+def score_changes(study: Study, agent: str, baseline: str, games: list[str]) -> list[tuple[str, float]]:
+    """The change from `baseline` to `agent` in the final score of each game, least first: in human-normalised
+    percentage points, or in percent of the baseline's score for games without a human score."""
+    changes = []
+    for game in games:
+        new = study.curves[game, agent]["score_mean"][:, -1]
+        old = study.curves[game, baseline]["score_mean"][:, -1]
+        if game in HUMAN:
+            changes.append((game, 100 * (normalised(game, new).mean() - normalised(game, old).mean())))
+        elif old.mean() != 0:
+            changes.append((game, 100 * (new.mean() - old.mean()) / abs(old.mean())))
+    return sorted(changes, key=lambda change: change[1])
 
 
 # DRAWING
@@ -221,24 +510,17 @@ def estimates(scores: dict, function, args: Args) -> tuple[dict, dict]:
 
 def save(figure: plt.Figure, out: Path, name: str) -> None:
     """Write a figure as PNG and SVG."""
-    for suffix in ("png", "svg"):
-        figure.savefig(
-            out / f"{name}.{suffix}", dpi=150, bbox_inches="tight", metadata={"Date": None} if suffix == "svg" else None
-        )
+    figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
+    figure.savefig(out / f"{name}.svg", dpi=150, bbox_inches="tight", metadata={"Date": None})
     plt.close(figure)
 
 
-def panels(count: int) -> tuple[plt.Figure, list[plt.Axes]]:
-    """A grid of `count` small axes."""
-    columns = min(8, math.ceil(math.sqrt(count)))
-    rows = math.ceil(count / columns)
-    figure, axes = plt.subplots(rows, columns, figsize=(3 * columns, 2.4 * rows), squeeze=False, layout="constrained")
-    for axis in axes.flat[count:]:
-        axis.axis("off")
-    return figure, list(axes.flat[:count])
+def short(game: str) -> str:
+    """A game's name for titles."""
+    return re.sub(r"^ALE/(\w+)-v5$|^MinAtar/(\w+)-v1$", r"\1\2", game)
 
 
-def draw_line(axis: plt.Axes, study: Study, agent: str, steps, values, ends) -> None:
+def draw_curve(axis: plt.Axes, study: Study, agent: str, steps: list[int], values: np.ndarray, ends) -> None:
     """A curve with its band; a cross where there is but one point."""
     axis.plot(steps, values, label=agent, color=study.colours[agent], marker="x" if len(steps) == 1 else None)
     if ends is not None:
@@ -249,56 +531,114 @@ def draw_line(axis: plt.Axes, study: Study, agent: str, steps, values, ends) -> 
 
 def draw_games(study: Study, metric: str, label: str, out: Path, name: str, args: Args) -> None:
     """`metric` against steps, one panel a game."""
-    figure, axes = panels(len(study.games))
-    for game, axis in zip(study.games, axes, strict=True):
+    columns = min(8, math.ceil(math.sqrt(len(study.games))))
+    rows = math.ceil(len(study.games) / columns)
+    size = (3 * columns, 2.4 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(study.games) :]:
+        axis.axis("off")
+    for game, axis in zip(study.games, axes.flat, strict=False):
         for agent in study.agents:
             if (game, agent) in study.curves:
                 values = study.curves[game, agent][metric]
-                draw_line(axis, study, agent, study.steps[game], values.mean(0), band(values, args))
+                draw_curve(axis, study, agent, study.steps[game], values.mean(0), band(values, args))
         axis.set_title(short(game), fontsize=10)
     lines = [plt.Line2D([], [], color=study.colours[agent], label=agent) for agent in study.agents]
-    figure.legend(handles=lines, loc="outside upper center", ncols=len(lines), frameon=False)
-    figure.supxlabel("agent steps"), figure.supylabel(label)
+    figure.legend(handles=lines, loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
+    figure.supxlabel("agent steps")
+    figure.supylabel(label)
     save(figure, out, name)
 
 
-def short(game: str) -> str:
-    """A game's name for titles."""
-    return re.sub(r"^ALE/(\w+)-v5$|^MinAtar/(\w+)-v1$", r"\1\2", game)
+def draw_aggregate_curves(study: Study, result: Aggregates, out: Path) -> None:
+    """Mean, median and IQM of the human-normalised score against steps."""
+    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
+    for i, axis in enumerate(axes):
+        for agent in study.agents:
+            ends = result.intervals[agent][:, i]
+            draw_curve(axis, study, agent, result.steps, result.points[agent][i], ends)
+        axis.set_title(AGGREGATES[i])
+        axis.set_xlabel("agent steps")
+    axes[0].set_ylabel("human-normalised score")
+    axes[0].legend(frameon=False)
+    save(figure, out, "normalised_curves")
 
 
-def draw_change(study: Study, agent: str, base: str, games: list[str], out: Path, name: str) -> list[tuple[str, float]]:
-    """Bars of the change from `base` to `agent` in the final score of each game: in human-normalised percentage points,
-    or in percent of the baseline's score for games without a human score."""
-    human, changes = games[0] in HUMAN, []
-    for game in games:
-        new, old = (study.curves[game, a]["score_mean"][:, -1] for a in (agent, base))
-        if human:
-            changes.append((game, 100 * (normalised(game, new).mean() - normalised(game, old).mean())))
-        elif old.mean():
-            changes.append((game, 100 * (new.mean() - old.mean()) / abs(old.mean())))
-    changes.sort(key=lambda item: item[1])
+def draw_intervals(points: dict, intervals: dict, titles: list[str], colours: dict, label: str) -> plt.Figure:
+    """rliable's bars, a panel for each of `titles` and a row for each key of `points`, the first on top."""
+    rows = list(reversed(points))
+    figure, _ = plot_utils.plot_interval_estimates(
+        points, intervals, titles, rows, colours, row_height=0.6, xlabel=label, xlabel_y_coordinate=-0.75 / len(rows)
+    )
+    for axis in figure.axes:
+        for line in axis.collections:
+            line.set(alpha=1, linewidth=3)  # one run has no bar: its value must be seen without
+        axis.use_sticky_edges = False
+        axis.margins(x=0.08)
+    return figure
+
+
+def draw_aggregates(study: Study, result: Aggregates, out: Path) -> None:
+    """The aggregates at the last step with their intervals."""
+    points = {agent: result.points[agent][:, -1] for agent in study.agents}
+    intervals = {agent: result.intervals[agent][:, :, -1] for agent in study.agents}
+    figure = draw_intervals(points, intervals, AGGREGATES, study.colours, "human-normalised score")
+    save(figure, out, "aggregates")
+
+
+def draw_improvement(study: Study, table: pd.DataFrame, out: Path) -> None:
+    """The probabilities of improvement with their intervals."""
+    points = {}
+    intervals = {}
+    colours = {}
+    for row in table.to_dict("records"):
+        pair = f"{row['agent']} over {row['baseline']}"
+        points[pair] = np.array([row["probability"]])
+        intervals[pair] = np.array([[row["low"]], [row["high"]]])
+        if math.isnan(row["low"]):
+            intervals[pair][:] = row["probability"]
+        colours[pair] = study.colours[row["agent"]]
+    figure = draw_intervals(points, intervals, [""], colours, "probability of improvement (average over games)")
+    (axis,) = figure.axes
+    axis.axvline(0.5, color="black", linewidth=0.8, linestyle="--")
+    axis.set_xlim(0, 1)
+    save(figure, out, "improvement")
+
+
+def draw_changes(
+    study: Study, agent: str, baseline: str, changes: list[tuple[str, float]], human: bool, out: Path, name: str
+) -> None:
+    """Bars of the change in the final score of each game, as `score_changes` returns them."""
+    games = [short(game) for game, _ in changes]
+    values = [change for _, change in changes]
     figure, axis = plt.subplots(figsize=(6, 1 + 0.22 * len(changes)), layout="constrained")
-    colours = [study.colours[agent if change > 0 else base] for _, change in changes]
-    bars = axis.barh(range(len(changes)), [change for _, change in changes], color=colours)
-    axis.set_yticks(range(len(changes)), [short(game) for game, _ in changes])
+    colours = [study.colours[agent if value > 0 else baseline] for value in values]
+    bars = axis.barh(range(len(changes)), values, color=colours)
+    axis.set_yticks(range(len(changes)), games)
     axis.bar_label(bars, fmt="%+.1f", padding=2, fontsize=8)
     axis.margins(x=0.15, y=0.01)
     axis.axvline(0, color="black", linewidth=0.8)
-    if human and max((abs(change) for _, change in changes), default=0) > 1000:
+    if human and max(map(abs, values), default=0) > 1000:
         axis.set_xscale("symlog", linthresh=10)
-    unit = "human-normalised score (percentage points)" if human else f"score (% of {base}'s)"
-    axis.set_xlabel(f"{agent} minus {base}: {unit}")
+    unit = "human-normalised score (percentage points)" if human else f"score (% of {baseline}'s)"
+    axis.set_xlabel(f"{agent} minus {baseline}: {unit}")
     save(figure, out, name)
-    return changes
 
 
-# THE REPORT
+# THE REPORT: each section writes its tables and figures into `out` and returns its lines of README.md
+
+FIGURES = {  # name: (metric, label)
+    "learning_curves": ("score_mean", "score (unclipped return)"),
+    "overestimation": ("overestimation", "overestimation (mean Q minus mean discounted return)"),
+    "action_gap": ("action_gap", "action gap (best minus second-best action-value)"),
+}
 
 
 def cell(value: float, low: float = math.nan, high: float = math.nan) -> str:
     """A number and its interval, if there is one."""
-    return f"{value:.4g}" + ("" if math.isnan(low) else f" ({low:.4g}, {high:.4g})")
+    if math.isnan(low):
+        return f"{value:.4g}"
+    return f"{value:.4g} ({low:.4g}, {high:.4g})"
 
 
 def markdown(header: list[str], rows: list[list[str]]) -> str:
@@ -307,147 +647,119 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def game_rows(study: Study, args: Args) -> pd.DataFrame:
-    """One row for each game and agent: how much it rests on, and every metric with the ends of its band."""
-    rows = []
-    for game in study.games:
-        for agent in study.agents:
-            if (game, agent) not in study.curves:
-                continue
-            curves, steps = study.curves[game, agent], study.steps[game]
-            values = {"final_score": curves["score_mean"][:, -1], "auc": curves["score_mean"].mean(1)}
-            values |= {name: curves[name][:, -1] for name in ("overestimation", "action_gap")}
-            if game in HUMAN:
-                values["human_normalised"] = normalised(game, values["final_score"])
-            row = {"game": game, "agent": agent, "runs": len(study.seeds[game, agent]), "steps": steps[-1]}
-            row["evaluations"] = len(steps)
-            for name, value in values.items():
-                low, high = band(value, args) or (math.nan, math.nan)
-                row |= {name: value.mean(), f"{name}_low": float(low), f"{name}_high": float(high)}
-            rows.append(row)
-    return pd.DataFrame(rows)
+def file_name(*words: str) -> str:
+    """A name of small letters, digits and underscores: change_ib_dqn_n_dqn."""
+    return "_".join(re.sub(r"\W+", "_", word.lower()).strip("_") for word in words)
 
 
-def report_normalised(study: Study, out: Path, args: Args) -> list[str]:
-    """The aggregates over games with a human score: curves, final values and their table."""
-    games, names = study.complete(human=True), ["mean", "median", "IQM", "optimality gap"]
-    if not games:
-        return [
-            "No game with a human score was played by all agents: no human-normalised aggregates, raw scores only.\n"
-        ]
-    steps = sorted(set.intersection(*(set(study.steps[game]) for game in games)))
-    if not steps:
-        return ["The games share no evaluation step: no aggregates over them.\n"]
-    scores, used = {}, {}
-    for agent in study.agents:
-        used[agent] = min(len(study.seeds[game, agent]) for game in games)
-        columns = [
-            normalised(game, study.curves[game, agent]["score_mean"])[: used[agent], np.isin(study.steps[game], steps)]
-            for game in games
-        ]
-        scores[agent] = np.stack(columns, axis=1)  # (runs, games, steps)
-        if any(len(study.seeds[game, agent]) > used[agent] for game in games):
-            study.notes.append(f"Aggregates use {used[agent]} runs a game of {agent}, as many as every game has.")
-    points, intervals = estimates(scores, lambda x: aggregates(x).ravel(), args)  # rliable wants one dimension
-    points = {agent: values.reshape(4, -1) for agent, values in points.items()}  # (aggregates, steps)
-    intervals = {agent: ends.reshape(2, 4, -1) for agent, ends in intervals.items()}
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    for i, axis in enumerate(axes):
-        for agent in study.agents:
-            ends = intervals[agent][:, i] if agent in intervals else None
-            draw_line(axis, study, agent, steps, points[agent][i], ends)
-        axis.set_title(names[i]), axis.set_xlabel("agent steps")
-    axes[0].set_ylabel("human-normalised score"), axes[0].legend(frameon=False)
-    save(figure, out, "normalised_curves")
-    figure, axes = plt.subplots(1, 4, figsize=(12, 0.8 + 0.4 * len(study.agents)), sharey=True, layout="constrained")
-    rows = []
-    for i, axis in enumerate(axes):
-        axis.use_sticky_edges = False  # an interval's end is no axis
-        for y, agent in enumerate(reversed(study.agents)):
-            value = points[agent][i, -1]
-            if agent in intervals:
-                low, high = intervals[agent][:, i, -1]
-                axis.barh(y, high - low, left=low, height=0.5, color=study.colours[agent], alpha=0.5)
-            axis.plot([value, value], [y - 0.25, y + 0.25], color=study.colours[agent], linewidth=3)
-        axis.set_title(names[i]), axis.grid(alpha=0.3, axis="x")
-        axis.set_yticks(range(len(study.agents)), list(reversed(study.agents)))
-    figure.supxlabel("human-normalised score")
-    save(figure, out, "aggregates")
-    for agent in study.agents:
-        ends = intervals[agent][:, :, -1] if agent in intervals else np.full((2, 4), math.nan)
-        row = {"agent": agent, "games": len(games), "runs": used[agent], "steps": steps[-1]}
-        for i, name in enumerate(names):
-            row |= {name: points[agent][i, -1], f"{name} low": ends[0, i], f"{name} high": ends[1, i]}
-        rows.append(row)
-    table = pd.DataFrame(rows)
+def report_aggregates(study: Study, out: Path, args: Args) -> tuple[list[str], list[str]]:
+    """The aggregates over games with a human score: curves, final values and their table. Returns lines and notes."""
+    result, notes = aggregate(study, args)
+    if not result.games:
+        text = "No game with a human score was played by all agents: no human-normalised aggregates, raw scores only.\n"
+        return [text], notes
+    if not result.steps:
+        return ["The games share no evaluation step: no aggregates over them.\n"], notes
+    draw_aggregate_curves(study, result, out)
+    draw_aggregates(study, result, out)
+    table = aggregate_table(study, result)
     table.to_csv(out / "aggregates.csv", index=False)
-    text = [[r["agent"], *(cell(r[n], r[f"{n} low"], r[f"{n} high"]) for n in names)] for r in rows]
-    runs = ", ".join(f"{used[agent]} of {agent}" for agent in study.agents)
-    lines = [f"Over {len(games)} game(s) at {steps[-1]:,} agent steps; runs a game: {runs}. In brackets 95% stratified"]
-    lines += [
-        f"bootstrap intervals over runs ({args.reps:,} resamples)." if intervals else "(One run a game: no intervals.)"
-    ]
-    lines += [
-        "",
-        markdown(["agent", *names], text),
-        "![Human-normalised score against agent steps](normalised_curves.png)",
-    ]
-    return [*lines, "", "![Final aggregates with intervals](aggregates.png)", ""]
+
+    runs = ", ".join(f"{count} of {agent}" for agent, count in result.runs.items())
+    lines = [f"Over {len(result.games)} game(s) at {result.steps[-1]:,} agent steps; runs a game: {runs}."]
+    if result.bootstrapped:
+        lines.append(f"In brackets 95% stratified bootstrap intervals over runs ({args.reps:,} resamples).")
+    else:
+        lines.append("One run a game: no intervals.")
+    rows = []
+    for row in table.to_dict("records"):
+        cells = [cell(row[name], row[f"{name} low"], row[f"{name} high"]) for name in AGGREGATES]
+        rows.append([row["agent"], *cells])
+    lines += ["", markdown(["agent", *AGGREGATES], rows)]
+    lines += ["![Human-normalised score against agent steps](normalised_curves.png)", ""]
+    lines += ["![Final aggregates with intervals](aggregates.png)", ""]
+    return lines, notes
 
 
 def report_pairs(study: Study, out: Path, args: Args) -> list[str]:
-    """Every agent against its baseline: the change in each game, and the probability of improvement."""
-    lines, rows = [], []
-    for agent, base in study.pairs():
-        both = [game for game in study.games if (game, agent) in study.curves and (game, base) in study.curves]
-        for human in (True, False):
-            if games := [game for game in both if (game in HUMAN) == human]:
-                name = re.sub(r"\W+", "_", f"change_{agent}_{base}{'' if human else '_raw'}".lower()).strip("_")
-                draw_change(study, agent, base, games, out, name)
-                lines += [f"![Change in final score from {base} to {agent}, game by game]({name}.png)", ""]
-        if both:
-            runs = [min(len(study.seeds[game, a]) for game in both) for a in (agent, base)]
-            finals = tuple(
-                np.stack([study.curves[game, a]["score_mean"][:n, -1] for game in both], axis=1)
-                for a, n in zip((agent, base), runs, strict=True)
-            )
-            function = lambda x, y: np.array([metrics.probability_of_improvement(x, y)])  # noqa: E731
-            points, intervals = estimates({"x": finals}, function, args)
-            low, high = intervals["x"][:, 0] if "x" in intervals else (math.nan, math.nan)
-            row = {"agent": agent, "baseline": base, "games": len(both), "runs": runs[0], "baseline_runs": runs[1]}
-            rows.append(row | {"probability": points["x"][0], "low": low, "high": high})
-    if not rows:
+    """Every agent against its baseline: the probability of improvement, and the change in each game."""
+    table = improvement_table(study, args)
+    if table.empty:
         return ["No agent has a baseline here to compare it with.\n"]
-    table = pd.DataFrame(rows)
     table.to_csv(out / "improvement.csv", index=False)
-    figure, axis = plt.subplots(figsize=(6, 0.9 + 0.4 * len(rows)), layout="constrained")
-    for y, row in enumerate(reversed(rows)):
-        if not math.isnan(row["low"]):
-            axis.barh(
-                y, row["high"] - row["low"], left=row["low"], height=0.5, color=study.colours[row["agent"]], alpha=0.5
-            )
-        axis.plot([row["probability"]] * 2, [y - 0.25, y + 0.25], color=study.colours[row["agent"]], linewidth=3)
-    axis.set_yticks(range(len(rows)), [f"{row['agent']} over {row['baseline']}" for row in reversed(rows)])
-    axis.axvline(0.5, color="black", linewidth=0.8, linestyle="--")
-    axis.set_xlim(0, 1), axis.set_xlabel("probability of improvement (average over games)")
-    save(figure, out, "improvement")
-    text = [
-        [f"{r['agent']} over {r['baseline']}", cell(r["probability"], r["low"], r["high"]), str(r["games"])]
-        for r in rows
+    draw_improvement(study, table, out)
+    rows = []
+    for row in table.to_dict("records"):
+        probability = cell(row["probability"], row["low"], row["high"])
+        rows.append([f"{row['agent']} over {row['baseline']}", probability, str(row["games"])])
+    lines = [markdown(["", "probability of improvement", "games"], rows)]
+    lines += ["![Probability of improvement](improvement.png)", ""]
+    for agent, baseline in zip(table["agent"], table["baseline"], strict=True):
+        games = common_games(study, agent, baseline)
+        with_human = [game for game in games if game in HUMAN]
+        without_human = [game for game in games if game not in HUMAN]
+        for part, human in ((with_human, True), (without_human, False)):
+            if not part:
+                continue
+            words = ["change", agent, baseline]
+            if not human:
+                words.append("raw")
+            name = file_name(*words)
+            draw_changes(study, agent, baseline, score_changes(study, agent, baseline, part), human, out, name)
+            lines += [f"![Change in final score from {baseline} to {agent}, game by game]({name}.png)", ""]
+    return lines
+
+
+def report_games(study: Study, out: Path, args: Args) -> list[str]:
+    """Every game: the three figures and the table."""
+    lines = []
+    for name, (metric, label) in FIGURES.items():
+        draw_games(study, metric, label, out, name, args)
+        caption = f"{label[0].upper()}{label[1:]} against agent steps, one panel a game"
+        lines += [f"![{caption}]({name}.png)", ""]
+    games = game_table(study, args)
+    games.to_csv(out / "games.csv", index=False)
+    names = ["final_score", "auc", "overestimation", "action_gap"]
+    if "human_normalised" in games:
+        names.append("human_normalised")
+    rows = []
+    for row in games.to_dict("records"):
+        cells = []
+        for name in names:
+            known = math.isfinite(row[name])
+            cells.append(cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) if known else "")
+        rows.append([short(row["game"]), row["agent"], str(row["runs"]), f"{row['steps']:,}", *cells])
+    header = ["game", "agent", "runs", "steps"] + [name.replace("_", " ") for name in names]
+    lines.append(markdown(header, rows))
+
+    bands = "95% bootstrap intervals of the mean over runs"
+    if args.interval == "minmax":
+        bands = "least and greatest run"
+    text = [f"Lines are means over runs, bands and brackets the {bands}."]
+    if any(len(seeds) == 1 for seeds in study.seeds.values()):
+        text.append("Where there is one run there is no band.")
+    text += [
+        "Final score, overestimation and action gap are those of the last evaluation that all runs of a game share;",
+        "`auc` is the mean score over all shared evaluations. Overestimation is the mean action-value minus the mean",
+        "discounted return, both over the evaluated episodes.",
+        "",
     ]
-    header = ["", "probability of improvement", "games"]
-    return [markdown(header, text), "![Probability of improvement](improvement.png)", "", *lines]
+    return text + lines
 
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
-    root, out = Path(args.runs), Path(args.out)
+    root = Path(args.runs)
+    out = Path(args.out)
     if not root.is_dir():
         fail(f"{args.runs} is no folder; name the one that holds the runs, such as runs")
     if args.reps < 1 or args.seed < 0:
         fail(f"--reps {args.reps} must be at least 1 and --seed {args.seed} at least 0")
     data, notes = read_runs(root)
-    study = Study(data, notes) if len(data) else None
+    study = None
+    if not data.empty:
+        study, more_notes = compare(data)
+        notes += more_notes
     if study is None or not study.games:
         for note in notes:
             print("warning:", note, file=sys.stderr)
@@ -458,46 +770,20 @@ def main() -> None:
     except OSError as error:
         fail(f"--out {args.out} cannot be written to ({error.strerror}); name a folder that can")
 
-    curves = {"learning_curves": ("score_mean", "score (unclipped return)")}
-    curves |= {"overestimation": ("overestimation", "overestimation (mean Q minus mean discounted return)")}
-    curves |= {"action_gap": ("action_gap", "action gap (best minus second-best action-value)")}
-    for name, (metric, label) in curves.items():
-        draw_games(study, metric, label, out, name, args)
-    normalised_part, pairs_part = report_normalised(study, out, args), report_pairs(study, out, args)
-    games = game_rows(study, args)
-    games.to_csv(out / "games.csv", index=False)
+    of_games = report_games(study, out, args)
+    of_aggregates, more_notes = report_aggregates(study, out, args)
+    of_pairs = report_pairs(study, out, args)
+    notes += more_notes
 
-    names = ["final_score", "auc", "overestimation", "action_gap"] + ["human_normalised"] * (
-        "human_normalised" in games
-    )
-    rows = [
-        [short(r["game"]), r["agent"], str(r["runs"]), f"{r['steps']:,}"]
-        + [cell(r[name], r[f"{name}_low"], r[f"{name}_high"]) if math.isfinite(r[name]) else "" for name in names]
-        for r in games.to_dict("records")
-    ]
-    header = ["game", "agent", "runs", "steps", *(name.replace("_", " ") for name in names)]
-    bands = (
-        "95% bootstrap intervals of the mean over runs" if args.interval == "bootstrap" else "least and greatest run"
-    )
     total = sum(len(seeds) for seeds in study.seeds.values())
-    single = any(len(seeds) == 1 for seeds in study.seeds.values())
     text = ["# Report", "", f"{total} runs of {', '.join(study.agents)} on {len(study.games)} game(s).", ""]
-    text += ["## Notes", "", *(f"- {note}" for note in study.notes), ""] if study.notes else []
-    text += ["## Aggregates", "", *normalised_part, "## Against the baseline", "", *pairs_part]
-    text += ["## Game by game", "", f"Lines are means over runs, bands and brackets the {bands}."]
-    text += ["Where there is one run there is no band."] if single else []
-    text += [
-        "Final score, overestimation and action gap are those of the last evaluation that all runs of a game share;"
-    ]
-    text += [
-        "`auc` is the mean score over all shared evaluations. Overestimation is the mean action-value minus the mean"
-    ]
-    text += ["discounted return, both over the evaluated episodes.", ""]
-    for name, (_, label) in curves.items():
-        text += [f"![{label[0].upper() + label[1:]} against agent steps, one panel a game]({name}.png)", ""]
-    text += [markdown(header, rows)]
+    if notes:
+        text += ["## Notes", "", *(f"- {note}" for note in notes), ""]
+    text += ["## Aggregates", "", *of_aggregates]
+    text += ["## Against the baseline", "", *of_pairs]
+    text += ["## Game by game", "", *of_games]
     (out / "README.md").write_text("\n".join(text))
-    for note in study.notes:
+    for note in notes:
         print("warning:", note, file=sys.stderr)
     print(f"{out / 'README.md'}: {total} runs, {len(study.games)} games")
 

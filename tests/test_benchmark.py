@@ -1,6 +1,6 @@
 """`benchmark.sh`: its lists of runs, and tiny real suites that are repeated, hurt and interrupted."""
 
-import collections
+import fcntl
 import os
 import re
 import shlex
@@ -21,9 +21,23 @@ TINY = "--batch-size 8 --learning-starts 64 --buffer-size 400 --eval-envs 2 --ev
 ENV = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
 
 
-def benchmark(*flags, cwd, check=0):
+MINATAR = ["Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders"]
+ATARI5 = ["BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert"]
+ABLATION11 = [*ATARI5, "Alien", "Asterix", "Seaquest", "SpaceInvaders", "WizardOfWor", "Zaxxon"]
+ATARI57 = sorted(game.removeprefix("ALE/").removesuffix("-v5") for game in load("report").HUMAN)
+SCRIPTS = {
+    "dqn": "dqn_atari.py",
+    "dqn_mexp": "dqn_atari_mexp.py",
+    "iqn": "iqn_atari.py",
+    "iqn_mexp": "iqn_atari_mexp.py",
+    "minatar_dqn": "minatar_mexp.py --mean-scaling-coefficient 0",
+    "minatar_mexp": "minatar_mexp.py",
+}
+
+
+def benchmark(*flags, cwd, check=0, env=ENV):
     command = ["bash", str(ROOT / "benchmark.sh"), *" ".join(flags).split()]
-    result = subprocess.run(command, cwd=cwd, env=ENV, capture_output=True, text=True, timeout=280)
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
     assert result.returncode == check, (result.returncode, result.stdout[-2000:], result.stderr[-2000:])
     return result
 
@@ -40,55 +54,82 @@ def parse(line):
 
 
 @pytest.mark.parametrize(
-    "suite,runs,games,agents,seeds,steps",
-    [("quick", 8, 2, 2, 2, 200_000), ("minatar", 50, 5, 2, 5, 5_000_000), ("atari5", 100, 5, 4, 5, 50_000_000)]
-    + [("atari57", 1140, 57, 4, 5, 50_000_000)],
+    "suite,games,agents,seeds,steps",
+    [
+        ("quick", ["SpaceInvaders"], ["minatar_dqn", "minatar_mexp"], 2, 200_000),
+        ("minatar", MINATAR, ["minatar_dqn", "minatar_mexp"], 5, 5_000_000),
+        ("atari5", ATARI5, ["dqn", "dqn_mexp", "iqn", "iqn_mexp"], 5, 50_000_000),
+        ("ablation11", ABLATION11, ["dqn", "dqn_mexp", "iqn", "iqn_mexp"], 5, 50_000_000),
+        ("atari57", ATARI57, ["dqn", "dqn_mexp", "iqn", "iqn_mexp"], 5, 50_000_000),
+    ],
 )
-def test_dry_run(suite, runs, games, agents, seeds, steps, tmp_path):
+def test_dry_run(suite, games, agents, seeds, steps, tmp_path):
+    """The commands word for word, and what the scripts' own parsers make of one command of each agent."""
     lines = benchmark(suite, "--dry-run", cwd=tmp_path).stdout.splitlines()
-    assert len(lines) == len(set(lines)) == runs == games * agents * seeds and not list(tmp_path.iterdir())
-    parsed = [parse(line) for line in lines]
-    keys = {(args.env_id, args.exp_name, args.seed) for _, _, args in parsed}
-    assert len(keys) == runs
-    assert [len({key[i] for key in keys}) for i in range(3)] == [games, agents, seeds]
-    for variables, script, args in parsed:
+    assert not list(tmp_path.iterdir())
+    out = tmp_path / "benchmark" / suite
+    start = f"OMP_NUM_THREADS=1 {Path(sys.executable).parent}/python {ROOT}"
+    if suite == "quick":
+        variables, script, args = parse(lines[0])
+        assert variables == {"OMP_NUM_THREADS": "1"} and script == "tabular_mexp"
+        assert args.out == str(out / "tabular") and 0 in args.k and len(args.k) > 1
+        assert lines.pop(0).startswith(f"{start}/tabular_mexp.py ")
+    ids = [f"MinAtar/{game}-v1" if suite in ("quick", "minatar") else f"ALE/{game}-v5" for game in games]
+    expected = [
+        f"{start}/{SCRIPTS[agent]} --env-id {env_id} --seed {seed} --exp-name {agent} --total-timesteps {steps} "
+        f"--runs-dir {out}/runs --resume"
+        for env_id in ids
+        for seed in range(1, seeds + 1)
+        for agent in agents
+    ]
+    assert lines == expected
+    for line, agent in zip(lines, agents, strict=False):
+        variables, script, args = parse(line)
+        assert (args.exp_name, args.env_id, args.seed) == (agent, ids[0], 1)
         assert variables == {"OMP_NUM_THREADS": "1"} and args.resume and args.total_timesteps == steps
-        assert args.runs_dir == str(tmp_path / "benchmark" / suite / "runs")
-        expected = {"minatar_dqn": "minatar_mexp", "minatar_mexp": "minatar_mexp"}
-        expected |= {"dqn": "dqn_atari", "dqn_mexp": "dqn_atari_mexp", "iqn": "iqn_atari", "iqn_mexp": "iqn_atari_mexp"}
-        assert script == expected[args.exp_name]
+        assert args.runs_dir == f"{out}/runs" and f"{script}.py" == SCRIPTS[agent].split()[0]
         if script.endswith("_mexp"):
-            assert args.mean_scaling_coefficient == (0 if args.exp_name == "minatar_dqn" else None)
-    if suite == "atari57":
-        assert {env_id for env_id, _, _ in keys} == set(load("report").HUMAN)
-    elif suite == "atari5":
-        names = {"BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert"}
-        assert {env_id for env_id, _, _ in keys} == {f"ALE/{name}-v5" for name in names}
-    else:
-        for env_id, _, _ in keys:
-            assert load("minatar_mexp").MinAtarEnvs(env_id, 1).env_id == env_id
+            assert args.mean_scaling_coefficient == (0 if agent == "minatar_dqn" else None)
 
 
 def test_options(tmp_path):
-    flags = (
-        "--agents iqn_mexp,dqn --seeds 7,9 --steps 1000 --gpus 0,3,5 --out here --dry-run -- --num-envs 16 --gamma .9"
-    )
-    parsed = [parse(line) for line in benchmark("atari5", flags, cwd=tmp_path).stdout.splitlines()]
-    assert [variables["CUDA_VISIBLE_DEVICES"] for variables, _, _ in parsed] == (["0", "3", "5"] * 7)[:20]
-    assert collections.Counter(args.seed for _, _, args in parsed) == {7: 10, 9: 10}
-    assert {args.exp_name for _, _, args in parsed} == {"iqn_mexp", "dqn"}
-    for _, _, args in parsed:
+    flags = "--games Pong,Qbert,Zaxxon --agents iqn_mexp,dqn --seeds 7,9 --steps 1000 --gpus 0,3,5 --out here --dry-run"
+    lines = benchmark("atari5", flags, "-- --num-envs 16 --gamma .9", cwd=tmp_path).stdout.splitlines()
+    assert len(lines) == 3 * 2 * 2
+    assert [shlex.split(line)[1] for line in lines] == [f"CUDA_VISIBLE_DEVICES={gpu}" for gpu in (0, 3, 5)] * 4
+    keys = re.findall(r"ALE/(\w+)-v5 --seed (\d) --exp-name (\w+) --total-timesteps 1000 ", "\n".join(lines))
+    expected = [(g, s, a) for g in ("Pong", "Qbert", "Zaxxon") for s in "79" for a in ("iqn_mexp", "dqn")]
+    assert keys == expected
+    for line in lines[:2]:
+        variables, _, args = parse(line)
         assert (args.num_envs, args.gamma, args.total_timesteps) == (16, 0.9, 1000)
         assert args.runs_dir == str(tmp_path / "here" / "runs")
+    spaced = subprocess.run(
+        ["bash", str(ROOT / "benchmark.sh"), "quick", "--seeds", "1", "--out", "a b", "--dry-run", "--", "--x", "c d"],
+        cwd=tmp_path,
+        env=ENV,
+        capture_output=True,
+        text=True,
+    )
+    for line in spaced.stdout.splitlines():
+        assert f"{tmp_path}/a b/{'tabular' if 'tabular_mexp' in line else 'runs'}" in shlex.split(line)
+    assert shlex.split(line)[-2:] == ["--x", "c d"]
 
 
 @pytest.mark.parametrize(
     "flags,words",
     [
-        ("nope", "SUITE 'nope' must be quick, minatar, atari5 or atari57"),
+        ("nope", "SUITE 'nope' must be quick, minatar, atari5, ablation11 or atari57"),
         ("", "SUITE"),
-        ("quick --agents dqn", "minatar_dqn and minatar_mexp"),
-        ("atari5 --agents dqn,minatar_dqn", "dqn, dqn_mexp, iqn and iqn_mexp"),
+        ("quick --agents dqn", "--agents 'dqn': 'dqn' is none of minatar_dqn, minatar_mexp"),
+        ("atari5 --agents dqn,minatar_dqn", "'minatar_dqn' is none of dqn, dqn_mexp, iqn, iqn_mexp"),
+        ("atari5 --agents dqn,,iqn", "--agents 'dqn,,iqn': '' is none of dqn"),
+        ("minatar --games Breakout,Pong", f"--games 'Breakout,Pong': 'Pong' is none of {', '.join(MINATAR)}"),
+        ("atari5 --games Pogn", f"--games 'Pogn': 'Pogn' is none of {', '.join(ATARI57)}"),
+        ("quick --games *", "--games '*': '*' is none of Asterix"),
+        ("quick --games Asterix,,Seaquest", "--games 'Asterix,,Seaquest': '' is none of Asterix"),
+        ("quick --dry-run --games Asterix,Breakout,Asterix", "name the run Asterix-minatar_dqn-1 twice"),
+        ("quick --dry-run --seeds 2,2", "name the run SpaceInvaders-minatar_dqn-2 twice"),
         ("quick --steps 0", "--steps '0'"),
         ("quick --steps many", "--steps 'many'"),
         ("quick --seeds 0", "--seeds '0'"),
@@ -106,10 +147,17 @@ def test_bad_options(flags, words, tmp_path):
     assert words in line and not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("option", ["--games", "--agents"])
+def test_empty_list(option, tmp_path):
+    command = ["bash", str(ROOT / "benchmark.sh"), "quick", option, "", "--dry-run"]
+    result = subprocess.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True)
+    assert (result.returncode, result.stderr) == (2, f"error: {option} names no {option[2:-1]}\n")
+
+
 def test_without_slurm(tmp_path):
     """Where there is no sbatch, one line says so."""
     (tmp_path / "bin").mkdir()
-    tools = "bash dirname nproc seq mkdir rm cksum cut cat flock".split()
+    tools = "bash dirname nproc seq mkdir rm cksum cut cat flock sed sort paste uniq head".split()
     for tool in tools:
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     path = f"{Path(sys.executable).parent}{os.pathsep}{tmp_path}/bin"
@@ -122,38 +170,126 @@ def logs(out):
     return {path.stem: path.read_text() for path in (out / "logs").glob("*.log")}
 
 
+@pytest.fixture
+def stand_in(tmp_path):
+    """A stand-in for Python that notes every script that it is started with, and fails where the file `fail` names a
+    word of the command. Returns the environment, the file of the notes and `fail`."""
+    (tmp_path / "bin").mkdir()
+    calls = tmp_path / "calls"
+    fail = tmp_path / "fail"
+    program = tmp_path / "bin" / "python"
+    program.write_text(
+        f"""#!/bin/bash
+[ "$1" = - ] && exit 0 # all that is required is there
+basename "$1" >>{calls}
+[ "$(basename "$1")" != tabular_mexp.py ] || mkdir -p "${{@: -1}}" # --out comes last
+! [ -e {fail} ] || ! grep -qwF "$(cat {fail})" <<<"$*"
+"""
+    )
+    program.chmod(0o755)
+    return ENV | {"PATH": f"{tmp_path}/bin{os.pathsep}{ENV['PATH']}"}, calls, fail
+
+
+def test_repeated_where_commands_fail(stand_in, tmp_path):
+    """Every command of the list is tried twice and named if it fails, the others go on; the gridworld's figures are
+    made once, and again only if the folder or the command is another."""
+    env, calls, fail = stand_in
+    out = tmp_path / "out"
+    flags = "quick --out out --seeds 1 --workers 1"
+
+    def suite(check=0):
+        calls.write_text("")
+        result = benchmark(flags, cwd=tmp_path, check=check, env=env)
+        return result, calls.read_text().split()
+
+    fail.write_text("minatar_dqn")
+    result, started = suite(check=1)
+    name = "SpaceInvaders-minatar_dqn-1"
+    assert result.stderr == f"failed twice: {name}, log {out}/logs/{name}.log\n"
+    assert "2 of 3 runs done, 0 running, 1 failed" in result.stdout
+    assert started == ["tabular_mexp.py", "minatar_mexp.py", "minatar_mexp.py", "minatar_mexp.py", "report.py"]
+    assert logs(out)[name].count("attempt 2") == 1
+    assert all("attempt 2" not in text for other, text in logs(out).items() if other != name)
+
+    fail.unlink()
+    result, started = suite()
+    assert started == ["minatar_mexp.py", "minatar_mexp.py", "report.py"] and not result.stderr
+    assert "3 of 3 runs done, 0 running, 0 failed" in result.stdout
+    assert f"{out}/tabular: the gridworld's figures" in result.stdout
+
+    shutil.rmtree(out / "tabular")
+    fail.write_text("tabular_mexp.py")
+    result, started = suite(check=1)
+    assert started == [*["tabular_mexp.py"] * 2, *["minatar_mexp.py"] * 2, "report.py"]
+    assert result.stderr == f"failed twice: tabular, log {out}/logs/tabular.log\n" and "gridworld" not in result.stdout
+    assert "2 of 3 runs done, 0 running, 1 failed" in result.stdout
+
+    fail.unlink()
+    assert suite()[1].count("tabular_mexp.py") == 1
+    (out / "tabular" / "command.txt").write_text("another command\n")
+    assert suite()[1].count("tabular_mexp.py") == 1
+    assert suite()[1].count("tabular_mexp.py") == 0
+
+    fail.write_text("report.py")
+    result, _ = suite()
+    assert result.stderr == f"no report was made; the runs are in {out}/runs\n"
+
+
+def test_not_twice_at_a_time(stand_in, tmp_path):
+    env, calls, _ = stand_in
+    (tmp_path / "out").mkdir()
+    with open(tmp_path / "out" / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        result = benchmark("quick --out out", cwd=tmp_path, check=2, env=env)
+    assert "is at work there" in result.stderr and not calls.exists()
+
+
+def test_real_suite(tmp_path):
+    """One run and its report."""
+    flags = f"minatar --games Breakout --agents minatar_mexp --out out --seeds 1 --steps 300 -- {TINY}"
+    result = benchmark(flags, "--eval-frequency 100", cwd=tmp_path)
+    assert "1 of 1 runs done, 0 running, 0 failed" in result.stdout and not result.stderr
+    (folder,) = run_folders(tmp_path)
+    assert len((folder / "eval.csv").read_text().splitlines()) == 4
+    text = (tmp_path / "out" / "report" / "README.md").read_text()
+    assert "1 runs of IB-DQN(n) on 1 game(s)" in text and "## Notes" not in text
+
+
+@pytest.mark.slow
 def test_repeated_with_one_run_that_fails(tmp_path):
     """One run's checkpoint is damaged: the others finish, it is tried twice and named. Mended, only it is run."""
-    broken = tmp_path / "out" / "runs" / "MinAtar" / "Asterix-v1__minatar_dqn__1__1700000000"
+    broken = tmp_path / "out" / "runs" / "MinAtar" / "SpaceInvaders-v1__minatar_dqn__1__1700000000"
     broken.mkdir(parents=True)
     (broken / "config.json").write_text('{"finished": false}')
     (broken / "checkpoint.pt").write_bytes(b"no checkpoint")
     flags = f"quick --out out --seeds 1 --steps 300 --workers 2 -- {TINY} --eval-frequency 100"
     result = benchmark(flags, cwd=tmp_path, check=1)
-    log = tmp_path / "out" / "logs" / "Asterix-minatar_dqn-1.log"
-    assert f"failed twice: Asterix-minatar_dqn-1, log {log}" in result.stderr
-    assert "3 of 4 runs done, 0 running, 1 failed" in result.stdout
+    log = tmp_path / "out" / "logs" / "SpaceInvaders-minatar_dqn-1.log"
+    assert f"failed twice: SpaceInvaders-minatar_dqn-1, log {log}" in result.stderr
+    assert "2 of 3 runs done, 0 running, 1 failed" in result.stdout
     assert log.read_text().count("checkpoint.pt is damaged") == 2 and "attempt 2" in log.read_text()
     assert all("attempt 2" not in text for name, text in logs(tmp_path / "out").items() if name != log.stem)
     report = (tmp_path / "out" / "report" / "README.md").read_text()
-    assert "3 runs of DQN, IB-DQN on 2 game(s)" in report and broken.name in report
+    assert "1 runs of IB-DQN(n) on 1 game(s)" in report and broken.name in report
+    pictures = list((tmp_path / "out" / "tabular").glob("*.png"))
+    assert len(pictures) == 2
 
     (broken / "checkpoint.pt").unlink()
-    before = {folder: (folder / "eval.csv").stat().st_mtime_ns for folder in run_folders(tmp_path) if folder != broken}
+    made = [folder / "eval.csv" for folder in run_folders(tmp_path) if folder != broken] + pictures
+    before = [path.stat().st_mtime_ns for path in made]
     result = benchmark(flags, cwd=tmp_path)
-    assert "4 of 4 runs done, 0 running, 0 failed" in result.stdout and "failed twice" not in result.stderr
-    assert before == {folder: (folder / "eval.csv").stat().st_mtime_ns for folder in before}, (
-        "finished runs are skipped"
-    )
-    assert len(run_folders(tmp_path)) == 5
+    assert "3 of 3 runs done, 0 running, 0 failed" in result.stdout and "failed twice" not in result.stderr
+    assert before == [path.stat().st_mtime_ns for path in made], "what has finished is skipped"
+    assert len(run_folders(tmp_path)) == 3
     skipped = [name for name, text in logs(tmp_path / "out").items() if "has finished, nothing is left" in text]
-    assert len(skipped) == 3 and log.stem not in skipped
-    assert "4 runs of DQN" in (tmp_path / "out" / "report" / "README.md").read_text()
+    assert skipped == ["SpaceInvaders-minatar_mexp-1"]
+    assert "2 runs of DQN, IB-DQN(n) on 1 game(s)" in (tmp_path / "out" / "report" / "README.md").read_text()
 
 
+@pytest.mark.slow
 def test_killed_run_goes_on_and_ctrl_c_stops_all(tmp_path):
-    flags = f"quick --out out --seeds 1 --workers 2 --steps 9000 -- {TINY} --eval-frequency 3000"
-    flags += " --checkpoint-frequency 1000"
+    flags = f"minatar --games Asterix,Breakout --out out --seeds 1 --workers 2 --steps 9000 -- {TINY}"
+    flags += " --eval-frequency 3000 --checkpoint-frequency 1000"
     command = ["bash", str(ROOT / "benchmark.sh"), *flags.split()]
 
     def children():
@@ -202,11 +338,12 @@ def test_killed_run_goes_on_and_ctrl_c_stops_all(tmp_path):
 
     result = benchmark(flags, cwd=tmp_path)
     assert "4 of 4 runs done, 0 running, 0 failed" in result.stdout
-    assert "4 runs of DQN, IB-DQN on 2 game(s)" in (tmp_path / "out" / "report" / "README.md").read_text()
+    assert "4 runs of DQN, IB-DQN(n) on 2 game(s)" in (tmp_path / "out" / "report" / "README.md").read_text()
     assert len(run_folders(tmp_path)) <= 4 + len(unfinished), "a run without a checkpoint starts anew, no other"
     assert all((folder / "eval.csv").exists() for folder in run_folders(tmp_path)[-2:])
 
 
+@pytest.mark.slow
 def test_no_ctrl_c_is_lost(tmp_path):
     """Suites whose runs only sleep, each interrupted at another moment after their start, where the progress is shown:
     bash may swallow an interrupt that comes while it waits for a command in the foreground."""

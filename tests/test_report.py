@@ -1,13 +1,17 @@
 """`report.py` on synthetic suites with known answers, unfinished, ragged and damaged ones, and its statistics."""
 
 import csv
+import filecmp
 import json
+import re
 import subprocess
 import sys
 from itertools import product
 from types import SimpleNamespace
 
 import matplotlib.image
+import matplotlib.pyplot as plt
+import minatar
 import numpy as np
 import pandas as pd
 import pytest
@@ -29,17 +33,41 @@ def make_run(root, env_id, agent, seed, scores, every=250_000, total=None, **arg
     args = {"exp_name": agent, "env_id": env_id, "seed": seed, "total_timesteps": total or every * len(scores)} | args
     if K.get(agent) is not None:
         args.setdefault("mean_scaling_coefficient", K[agent])
+    if not env_id.startswith("MinAtar/"):
+        args.setdefault("full_action_space", True)
     (folder / "config.json").write_text(json.dumps({"args": args, "finished": True}))
     rows = [f"{every * (i + 1)},10,{s},{s},0,1,1,{s / 10},{s / 100},5.0" for i, s in enumerate(scores)]
     (folder / "eval.csv").write_text("\n".join([HEADER, *rows]) + "\n")
     return folder
 
 
-def make_report(root, *flags, check=True):
-    command = [sys.executable, str(ROOT / "report.py"), str(root), "--out", str(root / "out"), "--reps", "200", *flags]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
-    assert not check or result.returncode == 0, result.stderr
-    return result
+@pytest.fixture
+def make_report(monkeypatch, capsys):
+    """A function that makes the report of the runs below a folder, in this process; figures are saved if `draw`."""
+    save = report.save
+
+    def make_report(root, *flags, check=True, draw=False):
+        argv = ["report.py", str(root), "--out", str(root / "out"), "--reps", "200", *flags]
+        monkeypatch.setattr(sys, "argv", argv)
+        monkeypatch.setattr(report, "save", save if draw else lambda figure, out, name: plt.close(figure))
+        capsys.readouterr()
+        code = 0
+        try:
+            report.main()
+        except SystemExit as exit:
+            code = exit.code
+        stdout, stderr = capsys.readouterr()
+        assert not check or code == 0, stderr
+        assert not plt.get_fignums(), "every figure is closed"
+        return SimpleNamespace(returncode=code, stdout=stdout, stderr=stderr)
+
+    return make_report
+
+
+def run_report(*flags):
+    """The program as a user starts it."""
+    command = [sys.executable, str(ROOT / "report.py"), *map(str, flags)]
+    return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def table(root, name):
@@ -98,6 +126,16 @@ def test_aggregates_and_intervals_against_rliable():
     assert np.array_equal(again["x"], curves["x"]), "the same report every time"
 
 
+def test_probability_of_improvement_against_rliable():
+    generator = np.random.default_rng(0)
+    for runs, other_runs, games in ((3, 5, 7), (1, 1, 2), (4, 4, 1)):
+        x = generator.integers(0, 4, size=(runs, games)).astype(float)  # with ties
+        y = generator.integers(0, 4, size=(other_runs, games)).astype(float)
+        expected = metrics.probability_of_improvement(x, y)
+        assert report.probability_of_improvement(x, y) == pytest.approx([expected], abs=1e-12)
+    assert report.probability_of_improvement(np.array([[2.0], [0.0]]), np.array([[1.0], [0.0]])) == [(2 + 0.5) / 4]
+
+
 def test_bands():
     two = np.array([[1.0, 5.0], [3.0, 5.0]])
     low, high = report.band(two, ARGS)  # the means of resamples are 1, 2 and 3 with 1/4, 1/2 and 1/4
@@ -112,64 +150,125 @@ def test_bands():
 
 
 @pytest.mark.parametrize(
-    "args,name",
+    "exp_name,k,n,name",
     [
-        ({"exp_name": "dqn_atari"}, "DQN"),
-        ({"exp_name": "dqn", "env_id": "ALE/Pong-v5"}, "DQN"),
-        ({"exp_name": "dqn_atari_mexp", "mean_scaling_coefficient": 18.0}, "IB-DQN"),
-        ({"exp_name": "dqn_mexp", "mean_scaling_coefficient": 18.0}, "IB-DQN"),
-        ({"exp_name": "iqn_atari"}, "IQN"),
-        ({"exp_name": "iqn_atari_mexp", "mean_scaling_coefficient": 2.0}, "IB-IQN"),
-        ({"exp_name": "minatar_mexp", "mean_scaling_coefficient": 3.0}, "IB-DQN"),
-        ({"exp_name": "minatar_mexp", "mean_scaling_coefficient": 0.0}, "DQN"),
-        ({"exp_name": "minatar_dqn", "mean_scaling_coefficient": 0.0}, "DQN"),
-        ({"exp_name": "my_fork"}, "my_fork"),
+        ("dqn_atari", None, 18, "DQN"),
+        ("dqn", None, None, "DQN"),
+        ("iqn_atari", None, 18, "IQN"),
+        ("minatar_dqn", 0.0, 3, "DQN"),
+        ("minatar_mexp", 0.0, 3, "DQN"),
+        ("dqn_atari_mexp", 0.0, 18, "DQN"),
+        ("dqn_atari_mexp", 18.0, 18, "IB-DQN(n)"),
+        ("dqn_mexp", 18.0, 18, "IB-DQN(n)"),
+        ("minatar_mexp", 3.0, 3, "IB-DQN(n)"),
+        ("iqn_atari_mexp", 2.0, 18, "IB-IQN(2)"),
+        ("iqn_mexp", 36.0, 18, "IB-IQN(2n)"),
+        ("dqn_mexp", 1.0, 18, "IB-DQN(1)"),
+        ("dqn_mexp", 0.5, 18, "IB-DQN(0.5)"),
+        ("dqn_mexp", 72.0, 18, "IB-DQN(4n)"),
+        ("dqn_mexp", 27.0, 18, "IB-DQN(27)"),
+        ("dqn_mexp", 18.0, None, "IB-DQN(18)"),
+        ("my_fork", 18.0, 18, "my_fork"),
     ],
 )
-def test_names_of_agents(args, name):
-    assert report.agent_name(args) == name
+def test_names_of_agents(exp_name, k, n, name):
+    args = {"exp_name": exp_name}
+    if k is not None:
+        args["mean_scaling_coefficient"] = k
+    assert report.agent_name(args, n) == name
+
+
+@pytest.mark.parametrize(
+    "env_id,config,n",
+    [
+        ("ALE/Pong-v5", {"num_actions": 6, "args": {"full_action_space": True}}, 6),
+        ("ALE/Pong-v5", {"args": {"full_action_space": True}}, 18),
+        ("ALE/Pong-v5", {"args": {"full_action_space": False}}, None),
+        ("PongNoFrameskip-v4", {"args": {"full_action_space": True}}, 18),
+        ("Pong-v5", {"args": {"full_action_space": True}}, 18),
+        ("MinAtar/Seaquest-v1", {"args": {}}, 6),
+        ("MinAtar/Seaquest-v0", {"args": {}}, None),
+        ("CartPole-v1", {"args": {}}, None),
+    ],
+)
+def test_number_of_actions(env_id, config, n):
+    assert report.num_actions(config, report.canonical_game(env_id)) == n
+
+
+def test_number_of_actions_of_minatar():
+    """The table for runs whose config.json does not tell."""
+    for game, n in report.MINATAR_ACTIONS.items():
+        name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", game).lower()  # space_invaders
+        assert n == len(minatar.Environment(name).minimal_action_set())
 
 
 # SUITES
 
 
-def test_suite_with_known_answers(tmp_path):
+def test_suite_with_known_answers(tmp_path, make_report):
     """Two games with a human score: DQN ends at the random policy's, IB-DQN at a human's."""
     for game, seed in product(("Breakout", "Pong"), (1, 2, 3)):
         low, high = report.HUMAN[f"ALE/{game}-v5"]
         make_run(tmp_path, f"ALE/{game}-v5", "dqn", seed, [low, low])
         make_run(tmp_path, f"ALE/{game}-v5", "dqn_mexp", seed, [low, high])
-    result = make_report(tmp_path)
+    result = make_report(tmp_path, draw=True)
     assert "warning" not in result.stderr
     aggregates = {row["agent"]: row for row in table(tmp_path, "aggregates.csv")}
     for name, (plain, modified) in {"mean": (0, 1), "median": (0, 1), "IQM": (0, 1), "optimality gap": (1, 0)}.items():
-        for agent, value in (("DQN", plain), ("IB-DQN", modified)):
+        for agent, value in (("DQN", plain), ("IB-DQN(n)", modified)):
             row = aggregates[agent]
             assert [float(row[name + end]) for end in ("", " low", " high")] == pytest.approx([value] * 3, abs=1e-9)
             assert (row["games"], row["runs"], row["steps"]) == ("2", "3", "500000")
     (improvement,) = table(tmp_path, "improvement.csv")
-    assert float(improvement["probability"]) == 1 and (improvement["agent"], improvement["baseline"]) == (
-        "IB-DQN",
-        "DQN",
-    )
+    assert (improvement["agent"], improvement["baseline"]) == ("IB-DQN(n)", "DQN")
+    assert float(improvement["probability"]) == 1
     games = {(row["game"], row["agent"]): row for row in table(tmp_path, "games.csv")}
-    row = games["ALE/Breakout-v5", "IB-DQN"]
+    row = games["ALE/Breakout-v5", "IB-DQN(n)"]
     assert (row["runs"], row["steps"], row["evaluations"]) == ("3", "500000", "2")
     assert float(row["final_score"]) == 30.5 and float(row["auc"]) == pytest.approx((1.7 + 30.5) / 2)
     assert float(row["overestimation"]) == pytest.approx(3.05) and float(row["human_normalised"]) == 1
     assert float(row["action_gap"]) == pytest.approx(0.305)
     names = ["learning_curves", "overestimation", "action_gap", "normalised_curves", "aggregates", "improvement"]
-    assert_drawn(tmp_path, *names, "change_ib_dqn_dqn")
-    assert "| Breakout | IB-DQN | 3 | 500,000 | 30.5 (30.5, 30.5) |" in (tmp_path / "out" / "README.md").read_text()
+    assert_drawn(tmp_path, *names, "change_ib_dqn_n_dqn")
+    assert "| Breakout | IB-DQN(n) | 3 | 500,000 | 30.5 (30.5, 30.5) |" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_only_config_and_eval_are_read(tmp_path):
+def test_the_same_runs_give_the_same_report(tmp_path, make_report):
+    """Byte for byte, from a program of its own too: neither the process nor the time leaves a trace."""
+    for seed, agent in product((1, 2), ("minatar_dqn", "minatar_mexp")):
+        make_run(tmp_path, "MinAtar/Breakout-v1", agent, seed, [1.0, 2.0 + seed], every=100_000)
+    make_report(tmp_path, draw=True)
+    first = tmp_path / "out"
+    second = tmp_path / "again"
+    result = run_report(tmp_path, "--out", second, "--reps", 200)
+    assert result.returncode == 0 and f"{second}/README.md: 4 runs, 1 games" in result.stdout, result.stderr
+    names = sorted(path.name for path in first.iterdir())
+    assert len(names) == 13 and names == sorted(path.name for path in second.iterdir())
+    assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
+
+
+@pytest.mark.parametrize("folder,flags", [("minatar", ["--interval", "minmax"]), ("atari", [])])
+def test_committed_evidence(folder, flags, tmp_path, make_report):
+    """The tables under docs/ are those of the runs beside them."""
+    out = tmp_path / "out"
+    committed = ROOT / "docs" / folder / "report"
+    make_report(ROOT / "docs" / folder, "--out", str(out), "--reps", "2000", *flags)
+    names = ["README.md", *sorted(path.name for path in committed.glob("*.csv"))]
+    assert names == ["README.md", *sorted(path.name for path in out.glob("*.csv"))]
+    assert filecmp.cmpfiles(out, committed, names, shallow=False) == (names, [], [])
+    drawn = re.findall(r"\((\w+)\.png\)", (committed / "README.md").read_text())
+    pictures = [f"{name}.{suffix}" for name in drawn for suffix in ("png", "svg")]
+    assert sorted(path.name for path in committed.iterdir()) == sorted([*names, *pictures]), "nothing stale"
+
+
+def test_only_config_and_eval_are_read(tmp_path, make_report):
     folder = make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [1.0])
-    (folder / "checkpoint.pt").write_bytes(b"damaged"), (folder / "events.out").write_bytes(b"damaged")
+    (folder / "checkpoint.pt").write_bytes(b"damaged")
+    (folder / "events.out").write_bytes(b"damaged")
     assert "1 runs, 1 games" in make_report(tmp_path).stdout
 
 
-def test_unequal_lengths(tmp_path):
+def test_unequal_lengths(tmp_path, make_report):
     """Compared up to what all runs of a game share, aggregates up to what all games share."""
     for game, seed in product(("Breakout", "Pong"), (1, 2)):
         for agent in ("dqn", "dqn_mexp"):
@@ -184,7 +283,7 @@ def test_unequal_lengths(tmp_path):
     assert "compared up to 750,000 steps" in (tmp_path / "out" / "README.md").read_text()
 
 
-def test_missing_seeds_and_games(tmp_path):
+def test_missing_seeds_and_games(tmp_path, make_report):
     for seed in (1, 2, 3):
         make_run(tmp_path, "ALE/Pong-v5", "dqn", seed, [float(seed)])
         make_run(tmp_path, "ALE/Pong-v5", "dqn_mexp", seed, [float(seed)])
@@ -194,40 +293,41 @@ def test_missing_seeds_and_games(tmp_path):
     for seed in (1, 2, 3):
         make_run(tmp_path, "ALE/Breakout-v5", "dqn_mexp", seed, [9.0])
     text = make_report(tmp_path).stderr
-    assert "ALE/Qbert-v5 has no runs of IB-DQN" in text and "Aggregates use 2 runs a game of DQN" in text
+    assert "ALE/Qbert-v5 has no runs of IB-DQN(n)" in text and "Aggregates use 2 runs a game of DQN" in text
     rows = {row["agent"]: (row["games"], row["runs"]) for row in table(tmp_path, "aggregates.csv")}
-    assert rows == {"DQN": ("2", "2"), "IB-DQN": ("2", "3")}
+    assert rows == {"DQN": ("2", "2"), "IB-DQN(n)": ("2", "3")}
     runs = {(row["game"], row["agent"]): row["runs"] for row in table(tmp_path, "games.csv")}
     assert runs["ALE/Pong-v5", "DQN"] == "3" and runs["ALE/Breakout-v5", "DQN"] == "2" and len(runs) == 5
 
 
-def test_one_seed(tmp_path):
+def test_one_seed(tmp_path, make_report):
     for agent in ("iqn", "iqn_mexp"):
         make_run(tmp_path, "ALE/Pong-v5", agent, 1, [1.0, 2.0])
-    make_report(tmp_path)
+    make_report(tmp_path, draw=True)
     text = (tmp_path / "out" / "README.md").read_text()
-    assert "(One run a game: no intervals.)" in text and "Where there is one run there is no band." in text
+    assert "One run a game: no intervals." in text and "Where there is one run there is no band." in text
     assert "| Pong | IQN | 1 | 500,000 | 2 | 1.5 |" in text
     assert table(tmp_path, "aggregates.csv")[0]["mean low"] == ""
-    assert_drawn(tmp_path, "learning_curves", "normalised_curves", "aggregates", "improvement", "change_ib_iqn_iqn")
+    assert_drawn(tmp_path, "learning_curves", "normalised_curves", "aggregates", "improvement", "change_ib_iqn_n_iqn")
 
 
 @pytest.mark.parametrize("flags,ends", [((), ("8.0", "12.0")), (("--interval", "minmax"), ("8.0", "12.0"))])
-def test_games_without_a_human_score(flags, ends, tmp_path):
+def test_games_without_a_human_score(flags, ends, tmp_path, make_report):
     for seed in (1, 2):
         make_run(tmp_path, "MinAtar/Breakout-v1", "minatar_dqn", seed, [1.0, 4.0 + 4.0 * seed], every=100_000)
         make_run(tmp_path, "MinAtar/Breakout-v1", "minatar_mexp", seed, [1.0, 15.0], every=100_000)
-    make_report(tmp_path, *flags)
+    make_report(tmp_path, *flags, draw=True)
     text = (tmp_path / "out" / "README.md").read_text()
     assert "raw scores only" in text and not (tmp_path / "out" / "aggregates.csv").exists()
     plain, modified = table(tmp_path, "games.csv")
-    assert (plain["agent"], modified["agent"]) == ("DQN", "IB-DQN") and "human_normalised" not in plain
+    assert (plain["agent"], modified["agent"]) == ("DQN", "IB-DQN(n)") and "human_normalised" not in plain
     assert (plain["final_score"], plain["final_score_low"], plain["final_score_high"]) == ("10.0", *ends)
-    assert_drawn(tmp_path, "learning_curves", "overestimation", "action_gap", "improvement", "change_ib_dqn_dqn_raw")
+    names = ["learning_curves", "overestimation", "action_gap", "improvement", "change_ib_dqn_n_dqn_raw"]
+    assert_drawn(tmp_path, *names)
     assert ("least and greatest run" in text) == bool(flags)
 
 
-def test_atari_and_minatar_games_of_one_name_stay_apart(tmp_path):
+def test_atari_and_minatar_games_of_one_name_stay_apart(tmp_path, make_report):
     for agent in ("dqn", "dqn_mexp"):
         make_run(tmp_path, "BreakoutNoFrameskip-v4", agent, 1, [30.5])
     for agent in ("minatar_dqn", "minatar_mexp"):
@@ -237,7 +337,7 @@ def test_atari_and_minatar_games_of_one_name_stay_apart(tmp_path):
     assert rows["ALE/Breakout-v5", "DQN"] == "1.0" and rows["MinAtar/Breakout-v1", "DQN"] == ""
 
 
-def test_damaged_folders_are_named(tmp_path):
+def test_damaged_folders_are_named(tmp_path, make_report):
     damage = {
         "no_config": lambda f: (f / "config.json").unlink(),
         "cut_config": lambda f: (f / "config.json").write_text('{"args": {'),
@@ -257,7 +357,7 @@ def test_damaged_folders_are_named(tmp_path):
     young = make_run(tmp_path / "young", "ALE/Pong-v5", "dqn", 50, [1.0])
     (young / "eval.csv").unlink()
     result = make_report(tmp_path, check=False)
-    assert result.returncode == 2 and "no run with an evaluation" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "no run with an evaluation" in result.stderr
     make_run(tmp_path / "good", "ALE/Pong-v5", "dqn", 1, [1.0])
     result = make_report(tmp_path)
     assert "1 runs, 1 games" in result.stdout
@@ -268,7 +368,7 @@ def test_damaged_folders_are_named(tmp_path):
     assert next(line for line in result.stderr.splitlines() if "/young/" in line).endswith("not been evaluated yet.")
 
 
-def test_of_two_runs_of_a_seed_the_longer_counts(tmp_path):
+def test_of_two_runs_of_a_seed_the_longer_counts(tmp_path, make_report):
     make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [1.0, 2.0, 3.0])
     make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [9.0])
     result = make_report(tmp_path)
@@ -279,36 +379,76 @@ def test_of_two_runs_of_a_seed_the_longer_counts(tmp_path):
     assert [row["final_score"] for row in table(tmp_path, "games.csv")] == ["6.0"], "of equals the newer"
 
 
-def test_ablation_and_other_settings(tmp_path):
-    for k, score in ((1.0, 5.0), (18.0, 6.0)):
+def test_ablation_and_other_settings(tmp_path, make_report):
+    for k, score in ((1.0, 5.0), (18.0, 6.0), (72.0, 6.5), (100.0, 6.7), (9.0, 5.5)):
         make_run(tmp_path, "ALE/Pong-v5", "dqn_mexp", 1, [score], mean_scaling_coefficient=k)
     make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [4.0], learning_rate=1e-3)
     make_run(tmp_path, "ALE/Pong-v5", "dqn", 2, [4.0], learning_rate=1e-4)
     make_run(tmp_path, "ALE/Pong-v5", "my_fork", 1, [7.0])
     result = make_report(tmp_path)
-    assert "The runs of DQN differ in `--learning-rate`" in result.stderr
+    assert "The runs of DQN differ in `--learning-rate`." in result.stderr
     scores = {row["agent"]: row["final_score"] for row in table(tmp_path, "games.csv")}
-    assert scores == {"DQN": "4.0", "IB-DQN(1)": "5.0", "IB-DQN(18)": "6.0", "my_fork": "7.0"}
-    assert {row["agent"] for row in table(tmp_path, "improvement.csv")} == {"IB-DQN(1)", "IB-DQN(18)", "my_fork"}
+    ablation = {"IB-DQN(1)": "5.0", "IB-DQN(9)": "5.5", "IB-DQN(4n)": "6.5", "IB-DQN(100)": "6.7"}
+    assert scores == {"DQN": "4.0", "IB-DQN(n)": "6.0"} | ablation | {"my_fork": "7.0"}
+    assert list(scores) == ["DQN", "IB-DQN(n)", *ablation, "my_fork"], "in the order of k"
+    pairs = {row["agent"]: row["baseline"] for row in table(tmp_path, "improvement.csv")}
+    assert pairs == {agent: "DQN" for agent in scores if agent != "DQN"}
 
 
-def test_colours(tmp_path):
-    """An agent has one colour, whoever it is drawn with."""
-    for agents in (["dqn", "iqn_mexp"], ["iqn_mexp"], ["dqn", "dqn_mexp", "iqn", "iqn_mexp", "a", "b"]):
-        rows = [
-            dict(game="g", agent=report.agent_name({"exp_name": a, "mean_scaling_coefficient": K.get(a)}), run=a)
-            for a in agents
-        ]
-        data = pd.DataFrame(rows).assign(step=1, seed=1, total=1, score_mean=1.0, overestimation=1.0, action_gap=1.0)
-        colours = report.Study(data, []).colours
-        assert {name: colours[name] for name in report.COLOURS} == report.COLOURS
-        assert len({colours[agent] for agent in set(data["agent"])}) == len(agents)
+def test_one_name_in_every_game(tmp_path, make_report):
+    """k = n is 3 in one game and 6 in another; n is config.json's, or for older runs the game's."""
+    for game, n in (("Breakout", 3), ("Seaquest", 6)):
+        make_run(tmp_path, f"MinAtar/{game}-v1", "minatar_dqn", 1, [1.0])
+        make_run(tmp_path, f"MinAtar/{game}-v1", "minatar_mexp", 1, [2.0], mean_scaling_coefficient=float(n))
+    newer = make_run(tmp_path, "ALE/Pong-v5", "dqn_mexp", 1, [3.0], mean_scaling_coefficient=6.0)
+    config = json.loads((newer / "config.json").read_text())
+    (newer / "config.json").write_text(json.dumps(config | {"num_actions": 6}))
+    make_report(tmp_path)
+    agents = {(row["game"], row["agent"]) for row in table(tmp_path, "games.csv")}
+    of_minatar = product(("MinAtar/Breakout-v1", "MinAtar/Seaquest-v1"), ("DQN", "IB-DQN(n)"))
+    assert agents == {*of_minatar, ("ALE/Pong-v5", "IB-DQN(n)")}
 
 
-def test_bad_input(tmp_path):
-    for flags in ([str(tmp_path / "nothing")], [str(tmp_path)], [str(tmp_path), "--reps", "0"]):
-        result = subprocess.run([sys.executable, str(ROOT / "report.py"), *flags], capture_output=True, text=True)
-        assert result.returncode == 2 and result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+def test_fork_with_several_k(tmp_path, make_report):
+    """A fork keeps its name; only where its runs of one game have several k they are told apart."""
+    for k in (1.0, 18.0):
+        make_run(tmp_path, "ALE/Pong-v5", "fork_a", 1, [k], mean_scaling_coefficient=k)
+    make_run(tmp_path, "ALE/Pong-v5", "fork_b", 1, [3.0], mean_scaling_coefficient=18.0)
+    result = make_report(tmp_path)
+    assert {row["agent"] for row in table(tmp_path, "games.csv")} == {"fork_a(1)", "fork_a(n)", "fork_b"}
+    assert "ignored" not in result.stderr
+
+
+def test_arguments_that_an_older_run_lacks(tmp_path, make_report):
+    """A flag that was added later is no difference; another one is still found among runs with and without it."""
+    make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [1.0], gamma=0.99)
+    make_run(tmp_path, "ALE/Pong-v5", "dqn", 2, [1.0], gamma=0.99, adam_eps=1.5e-4)
+    assert "differ" not in make_report(tmp_path).stderr
+    make_run(tmp_path, "ALE/Pong-v5", "dqn", 3, [1.0], gamma=0.9, adam_eps=1.5e-4)
+    make_run(tmp_path, "ALE/Pong-v5", "dqn", 4, [1.0], gamma=0.9, adam_eps=1e-8, eval_epsilon=0.001)
+    assert "The runs of DQN differ in `--adam-eps`, `--gamma`." in make_report(tmp_path).stderr
+
+
+def test_colours():
+    """An agent of the paper has one colour, whoever it is drawn with, and no two agents share one."""
+    ablation = [f"IB-DQN({k})" for k in (1, 32, 64, 128, 256, 512, 1024)]
+    for agents in (["DQN", "IB-IQN(n)"], ["IB-IQN(n)"], ["DQN", "IB-DQN(n)", "IQN", "IB-IQN(n)", *ablation]):
+        rows = [dict(game="g", agent=agent, run=agent) for agent in agents]
+        data = pd.DataFrame(rows).assign(step=1, seed=1, total=1, k=1.0)
+        data = data.assign(score_mean=1.0, overestimation=1.0, action_gap=1.0)
+        study, notes = report.compare(data)
+        assert set(study.agents) == set(agents) and not notes
+        assert {name: study.colours[name] for name in report.COLOURS} == report.COLOURS
+        assert len({study.colours[agent] for agent in agents}) == len(agents)
+
+
+def test_bad_input(tmp_path, make_report):
+    result = run_report(tmp_path / "nothing")
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and "Traceback" not in result.stderr
+    result = make_report(tmp_path, check=False)
+    assert result.returncode == 2 and result.stderr.startswith("error: ") and "no run with an" in result.stderr
+    result = make_report(tmp_path, "--reps", "0", check=False)
+    assert result.returncode == 2 and result.stderr.startswith("error: --reps 0")
     make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [1.0])
     result = make_report(tmp_path, "--out", "/proc/none", check=False)
-    assert result.returncode == 2 and "--out /proc/none" in result.stderr and "Traceback" not in result.stderr
+    assert result.returncode == 2 and "--out /proc/none" in result.stderr

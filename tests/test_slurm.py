@@ -4,6 +4,7 @@ import os
 import platform
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import time
@@ -98,26 +99,32 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             daemon.terminate()
             daemon.wait()
         if started_munge:
-            subprocess.run(["pkill", "-u", "munge", "munged"])
+            os.kill(int(Path("/run/munge/munged.pid").read_text()), signal.SIGTERM)
 
 
 def longer_than_an_array(slurm, tmp_path):
-    """Five runs where an array may have four: two arrays, the second after the first, and every run once."""
-    flags = "minatar --agents minatar_mexp --seeds 1 --steps 200 --workers 2 --out long --slurm --mem=0".split()
+    """Six commands, one of them the gridworld's, where an array may have four: two arrays, the second after the first,
+    and every command once."""
+    flags = "quick --games Asterix,Breakout,Freeway,Seaquest,SpaceInvaders --agents minatar_mexp --seeds 1".split()
+    flags += "--steps 200 --workers 2 --out long --slurm --mem=0".split()
     out = slurm("bash", str(ROOT / "benchmark.sh"), *flags, *f"-- {TINY} --eval-frequency 100".split())
-    first, second, after = re.search(r"submitted 5 runs as job (\d+) (\d+), .* report as job (\d+)", out).groups()
+    first, second, after = re.search(r"submitted 6 runs as job (\d+) (\d+), .* report as job (\d+)", out).groups()
     waits = [slurm("squeue", "-h", "-j", job, "-o", "%E") for job in (second, after)]
     assert f"afterany:{first}_*" in waits[0] and all(f"afterany:{job}_*" in waits[1] for job in (first, second))
-    wait(lambda: "5 games" in "".join(p.read_text() for p in tmp_path.glob("long/logs/report.log")), "the long list")
-    assert len(list((tmp_path / "long" / "done").iterdir())) == len(run_folders(tmp_path / "long")) == 5
+    report_log = tmp_path / "long" / "logs" / "report.log"
+    wait(lambda: report_log.exists() and "5 games" in report_log.read_text(), "the long list", 400)
+    assert len(list((tmp_path / "long" / "done").iterdir())) == 6 and len(run_folders(tmp_path / "long")) == 5
+    assert len(list((tmp_path / "long" / "tabular").glob("*.png"))) == 2
     slurms = sorted(path.name for path in (tmp_path / "long" / "logs").glob("slurm-*"))
-    assert slurms == sorted([*(f"slurm-{first}_{i}.log" for i in range(4)), f"slurm-{second}_0.log"])
+    tasks = [*(f"{first}_{i}" for i in range(4)), f"{second}_0", f"{second}_1"]
+    assert slurms == sorted(f"slurm-{task}.log" for task in tasks)
 
 
+@pytest.mark.slow
 def test_killed_and_requeued(slurm, tmp_path):
     """The suite as an array; a task is killed with SIGKILL and requeued, goes on from its checkpoint, and the dependent
     job makes the report of all runs."""
-    flags = "quick --seeds 1 --steps 30000 --workers 2 --out out".split()
+    flags = "minatar --games Asterix,Breakout --seeds 1 --steps 30000 --workers 2 --out out".split()
     extra = f"-- {TINY} --eval-frequency 15000 --checkpoint-frequency 1000".split()
     submit = ["bash", str(ROOT / "benchmark.sh"), *flags, "--slurm"]
     assert "error: sbatch refused the runs" in slurm(*submit, "--no-such-option", *extra, check=2)
@@ -141,7 +148,7 @@ def test_killed_and_requeued(slurm, tmp_path):
     report = tmp_path / "out" / "report" / "README.md"
     wait(report.exists, "the report", 400)  # Slurm lets a requeued job wait for two minutes, until its node is clean
     wait(lambda: "runs, 2 games" in (tmp_path / "out" / "logs" / "report.log").read_text(), "the report's end")
-    assert "4 runs of DQN, IB-DQN on 2 game(s)" in report.read_text()
+    assert "4 runs of DQN, IB-DQN(n) on 2 game(s)" in report.read_text()
     log = (tmp_path / "out" / "logs" / "Asterix-minatar_dqn-1.log").read_text()
     assert log.count("attempt 1") == 2 and re.search("goes on from step [1-9]", log)
     assert "failed" not in (tmp_path / "out" / "logs" / "report.log").read_text()
