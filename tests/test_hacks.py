@@ -1,0 +1,635 @@
+"""The four hacks of docs/hacking.md: each patch applies, is short, survives a kill, and computes what it claims."""
+
+import copy
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from conftest import ROOT, load, run_folders
+
+CPU = torch.device("cpu")
+MOST_LINES = {"double_dqn": 6, "n_step": 40, "impala": 40, "prioritised_replay": 80}
+FLAGS = (
+    "--env-id ALE/Pong-v5 --no-cuda --total-timesteps 600 --learning-starts 100 --batch-size 8 --buffer-size 400 "
+    "--exploration-steps 500 --train-frequency 4 --target-network-frequency 150 --checkpoint-frequency 200 "
+    "--eval-frequency 0 --save-model"
+)
+
+
+@pytest.fixture(scope="module")
+def hacked(tmp_path_factory):
+    """`hacked(name)` is the path of the script with the patch `name`, under the name of the patch."""
+    folder = tmp_path_factory.mktemp("hacked")
+    outside = os.environ | {"GIT_CEILING_DIRECTORIES": str(folder.parent)}  # or git would look for a repository above
+
+    def patched(name):
+        path = folder / f"{name}.py"
+        if not path.exists():
+            script = folder / "dqn_atari_mexp.py"
+            script.write_bytes((ROOT / script.name).read_bytes())
+            patch = ROOT / "docs" / "hacks" / f"{name}.patch"
+            git = subprocess.run(["git", "apply", patch], cwd=folder, env=outside, capture_output=True, text=True)
+            assert git.returncode == 0, git.stderr
+            script.rename(path)
+        return path
+
+    return patched
+
+
+@pytest.fixture(scope="module")
+def module(hacked):
+    """`module(name)` is the patched script as a module."""
+
+    def loaded(name):
+        if f"hacked_{name}" not in sys.modules:
+            spec = importlib.util.spec_from_file_location(f"hacked_{name}", hacked(name))
+            sys.modules[spec.name] = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(sys.modules[spec.name])
+        return sys.modules[f"hacked_{name}"]
+
+    return loaded
+
+
+# EVERY PATCH
+
+
+def test_no_patch_is_forgotten():
+    assert {path.stem for path in (ROOT / "docs" / "hacks").glob("*.patch")} == set(MOST_LINES)
+    page = (ROOT / "docs" / "hacking.md").read_text()
+    for name in MOST_LINES:
+        assert f"hacks/{name}.patch" in page
+
+
+@pytest.mark.parametrize("name", MOST_LINES)
+def test_applies_and_is_short(name, hacked):
+    diff = subprocess.run(["diff", ROOT / "dqn_atari_mexp.py", hacked(name)], capture_output=True, text=True)
+    changed = [line for line in diff.stdout.splitlines() if line[0] in "<>"]
+    assert 0 < len(changed) <= MOST_LINES[name]
+
+
+def test_the_patched_files_are_clean(hacked):
+    files = [hacked(name) for name in MOST_LINES]
+    config = ["--no-cache", "--config", ROOT / "pyproject.toml"]
+    for tool in (["check"], ["format", "--check"]):
+        ruff = subprocess.run([sys.executable, "-m", "ruff", *tool, *config, *files], capture_output=True, text=True)
+        assert ruff.returncode == 0, ruff.stdout + ruff.stderr
+
+
+def test_the_documented_command_makes_the_same_file(hacked, tmp_path):
+    """`patch -o NEW OLD PATCH`, which leaves the script as it is."""
+    for name in MOST_LINES:
+        new = tmp_path / f"{name}.py"
+        subprocess.run(["patch", "-o", new, "dqn_atari_mexp.py", f"docs/hacks/{name}.patch"], cwd=ROOT, check=True)
+        assert new.read_bytes() == hacked(name).read_bytes()
+
+
+def test_pairs_that_fit(hacked, tmp_path):
+    """The page says which patches go on top of one another: all pairs but those with n-step returns and two others."""
+    for first, second in (
+        ("double_dqn", "impala"),
+        ("double_dqn", "prioritised_replay"),
+        ("n_step", "impala"),
+        ("impala", "prioritised_replay"),
+    ):
+        script = tmp_path / f"{first}_{second}.py"
+        script.write_bytes(hacked(first).read_bytes())
+        patch = ROOT / "docs" / "hacks" / f"{second}.patch"
+        applied = subprocess.run(["patch", script, patch], cwd=tmp_path, capture_output=True, text=True)
+        assert applied.returncode == 0, applied.stdout
+        compile(script.read_text(), script, "exec")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MOST_LINES)
+def test_killed_and_resumed(name, hacked, tmp_path):
+    """600 steps of the emulator: a run that was killed after a checkpoint ends with the same weights."""
+    whole = tmp_path / "whole"
+    killed = tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    command = [sys.executable, str(hacked(name)), *FLAGS.split()]
+    subprocess.run(command, cwd=whole, check=True, capture_output=True, timeout=300)
+
+    process = subprocess.Popen(command, cwd=killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not list(killed.rglob("checkpoint.pt")):
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
+    (folder,) = run_folders(killed)
+    assert folder.name.startswith(f"Pong-v5__{name}__1__"), "a copy under another name is another experiment"
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    if name == "prioritised_replay":
+        assert len(checkpoint["stateful"]["buffer"]["priorities"].unique()) > 20, "priorities of TD errors"
+
+    resumed = subprocess.run(
+        [*command, "--resume"], cwd=killed, check=True, capture_output=True, text=True, timeout=300
+    )
+    assert f"goes on from step {checkpoint['counters']['global_step']}" in resumed.stdout
+    (other,) = run_folders(whole)
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    for key, value in torch.load(other / "model.pt", weights_only=True).items():
+        assert torch.equal(value, weights[key]), key
+
+
+# WHAT THE TESTS BELOW SHARE
+
+
+def step_by_hand(script, args, batch, targets, network, target):
+    """Check `update` of one SGD step against given targets: errors, and the gradient of the weighted sum of squares."""
+    weights = batch.weights if "weights" in batch._fields else torch.ones(len(batch.actions))
+    expected = copy.deepcopy(network)
+    values = expected(batch.obs)[torch.arange(len(batch.actions)), batch.actions]
+    errors = torch.tensor(targets) - values
+    loss = sum(0.5 * weight * error**2 for weight, error in zip(weights, errors, strict=True))
+    loss.backward()
+    rate = 1e-4
+    got = script.update(network, target, torch.optim.SGD(network.parameters(), lr=rate), args, batch)
+    torch.testing.assert_close(got[0], loss.detach())
+    torch.testing.assert_close(got[2], errors.detach())
+    for (name, parameter), other in zip(network.named_parameters(), expected.parameters(), strict=True):
+        torch.testing.assert_close(parameter.detach(), other.detach() - rate * other.grad, msg=name)
+
+
+def two_networks(script):
+    """An online and a target network that disagree on the best actions."""
+    torch.manual_seed(1)
+    return script.QNetwork(6, 2.0), script.QNetwork(6, 2.0).requires_grad_(False)
+
+
+def random_batch(script, **fields):
+    """16 transitions, some of them terminal."""
+    rng = np.random.default_rng(0)
+    obs = torch.from_numpy(rng.integers(0, 256, size=(2, 16, 4, 84, 84), dtype=np.uint8))
+    return script.Batch(
+        obs=obs[0],
+        actions=torch.from_numpy(rng.integers(6, size=16)),
+        rewards=torch.from_numpy(rng.integers(-1, 2, size=16).astype(np.float32)),
+        next_obs=obs[1],
+        terminated=torch.from_numpy((rng.random(16) < 0.3).astype(np.float32)),
+        **fields,
+    )
+
+
+class Episodes:
+    """Random episodes, put into a buffer as the training loop does, and kept as plain lists.
+
+    Every frame carries a number; `place` maps it to its episode and to its index there.
+    """
+
+    def __init__(self, buffer, rng, p_terminated, p_truncated, p_cut):
+        self.buffer = buffer
+        self.rng = rng
+        self.chances = p_terminated, p_truncated, p_cut
+        self.frames_made = 0
+        self.place = {}
+        self.current = [self.begin() for _ in range(buffer.num_envs)]
+        self.done = np.ones(buffer.num_envs, bool)
+
+    def begin(self):
+        episode = {"numbers": [], "rewards": [], "terminal": False}
+        self.observe(episode)
+        return episode
+
+    def observe(self, episode):
+        self.frames_made += 1
+        self.place[self.frames_made] = (episode, len(episode["numbers"]))
+        episode["numbers"].append(self.frames_made)
+
+    def newest_frames(self):
+        frames = np.zeros((self.buffer.num_envs, 84, 84), np.uint8)
+        for i, episode in enumerate(self.current):
+            frames[i, 0, :4] = np.frombuffer(np.uint32(episode["numbers"][-1]).tobytes(), np.uint8)
+        return frames
+
+    def act(self):
+        """The first half of the loop's body, after which it samples."""
+        everyone = np.arange(self.buffer.num_envs)
+        actions = np.array([episode["numbers"][-1] % 18 for episode in self.current])
+        self.buffer.append(everyone, self.newest_frames(), self.done, actions)
+
+    def answer(self):
+        """The second half: rewards, ends of episodes, and now and then a checkpoint, which cuts all that go on."""
+        n = self.buffer.num_envs
+        p_terminated, p_truncated, p_cut = self.chances
+        rewards = self.rng.integers(-1, 2, size=n)
+        terminated = self.rng.random(n) < p_terminated
+        truncated = (self.rng.random(n) < p_truncated) & ~terminated
+        for i, episode in enumerate(self.current):
+            episode["rewards"].append(int(rewards[i]))
+            episode["terminal"] = bool(terminated[i])
+            if not terminated[i]:
+                self.observe(episode)
+        self.buffer.complete(rewards, terminated)
+        if truncated.any():
+            self.buffer.truncate(truncated, self.newest_frames())
+        self.done = terminated | truncated
+        if self.rng.random() < p_cut:
+            self.buffer.truncate(~self.done, self.newest_frames())
+            self.done[:] = True
+        for i in np.flatnonzero(self.done):
+            self.current[i] = self.begin()
+
+    def stack(self, episode, index):
+        """The numbers of the four frames of an observation, 0 before the episode's start."""
+        return [episode["numbers"][i] if i >= 0 else 0 for i in range(index - 3, index + 1)]
+
+
+def numbers(frames):
+    """The numbers in frames (..., 84, 84)."""
+    return np.ascontiguousarray(frames.numpy()[..., 0, :4]).view(np.uint32)[..., 0].astype(int)
+
+
+def slot_numbers(buffer):
+    """The number in every slot's frame."""
+    return numbers(buffer.frames[: buffer.size])
+
+
+class Chosen:
+    """Stands for the generator of a uniform buffer: draws the given slots."""
+
+    def __init__(self, slots):
+        self.slots = slots
+
+    def integers(self, high, size):
+        return self.slots.copy()
+
+
+KINDS = [
+    dict(p_terminated=0.05, p_truncated=0, p_cut=0),
+    dict(p_terminated=0.0, p_truncated=0, p_cut=0),  # one endless episode
+    dict(p_terminated=0.05, p_truncated=0.1, p_cut=0.02),
+    dict(p_terminated=0.2, p_truncated=0.2, p_cut=0.2),  # episodes shorter than a stack and than n
+]
+
+
+# DOUBLE DQN
+
+
+def test_double_dqn_target(module):
+    """The online network chooses the action and the target network evaluates it, in a loop over the batch."""
+    script = module("double_dqn")
+    network, target = two_networks(script)
+    batch = random_batch(script)
+    targets = []
+    of_dqn = []
+    with torch.no_grad():
+        online_values, target_values = network(batch.next_obs).tolist(), target(batch.next_obs).tolist()
+    for b in range(16):
+        chosen = online_values[b].index(max(online_values[b]))
+        goes_on = 1 - float(batch.terminated[b])
+        targets.append(float(batch.rewards[b]) + 0.9 * goes_on * target_values[b][chosen])
+        of_dqn.append(float(batch.rewards[b]) + 0.9 * goes_on * max(target_values[b]))
+    assert sum(a < b - 1e-3 for a, b in zip(targets, of_dqn, strict=True)) >= 5, "else this test shows nothing"
+    step_by_hand(script, script.Args(gamma=0.9), batch, targets, network, target)
+
+
+# N-STEP RETURNS
+
+
+@pytest.mark.parametrize("n_step", [2, 3, 6])
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("kinds", KINDS, ids=["terminated", "endless", "truncated", "short"])
+def test_n_step_against_lists(kinds, num_envs, n_step, module):
+    """Every valid slot's return, discount, successor and end, many times over a ring that wraps."""
+    script = module("n_step")
+    args = script.Args(n_step=n_step, gamma=0.9)
+    rng = np.random.default_rng(n_step)
+    buffer = script.ReplayBuffer(20 * num_envs, num_envs, CPU)
+    episodes = Episodes(buffer, rng, **kinds)
+    lengths_seen = {"terminal": set(), "cut": set(), "newest": set()}
+    checks = 0
+    for t in range(120):
+        episodes.act()
+        if t > 3 and t % 4 == 0:
+            slots = np.flatnonzero(buffer.valid(np.arange(buffer.size)))
+            batch = buffer.sample(len(slots), Chosen(slots), CPU, args)
+            for b, (stack, successor) in enumerate(zip(numbers(batch.obs), numbers(batch.next_obs), strict=True)):
+                episode, start = episodes.place[stack[-1]]
+                returned = 0.0
+                steps = 0
+                while steps < n_step and start + steps < len(episode["rewards"]):
+                    returned += 0.9**steps * episode["rewards"][start + steps]
+                    steps += 1
+                ends = episode["terminal"] and start + steps == len(episode["rewards"])
+                assert list(stack) == episodes.stack(episode, start)
+                assert batch.actions[b] == stack[-1] % 18
+                assert batch.rewards[b].item() == pytest.approx(returned, abs=1e-6)
+                assert batch.discounts[b].item() == pytest.approx(0.9**steps)
+                assert batch.terminated[b].item() == ends
+                if not ends:
+                    assert list(successor) == episodes.stack(episode, start + steps)
+                kind = "terminal" if ends else "newest" if episode in episodes.current else "cut"
+                lengths_seen[kind].add(steps)
+            assert batch.rewards.dtype == batch.discounts.dtype == batch.terminated.dtype == torch.float32
+            checks += len(slots)
+        episodes.answer()
+    assert checks > 200
+    likely = set(range(1, min(n_step, 3) + 1))  # longer returns are rare where episodes are short
+    assert likely <= lengths_seen["newest"]
+    if kinds["p_terminated"] > 0:
+        assert likely <= lengths_seen["terminal"]
+    if kinds["p_truncated"] > 0:
+        assert likely <= lengths_seen["cut"]
+
+
+def test_one_step_is_the_script(module):
+    """`--n-step 1` draws the script's own batches."""
+    script = module("n_step")
+    original = load("dqn_atari_mexp")
+    batches = []
+    for buffer in (original.ReplayBuffer(30, 2, CPU), script.ReplayBuffer(30, 2, CPU)):
+        episodes = Episodes(buffer, np.random.default_rng(0), 0.1, 0.1, 0.05)
+        for _ in range(60):
+            episodes.act()
+            episodes.answer()
+        last = [script.Args(n_step=1)] if len(batches) else []
+        batches.append(buffer.sample(64, np.random.default_rng(5), CPU, *last))
+    for field in original.Batch._fields:
+        assert torch.equal(getattr(batches[0], field), getattr(batches[1], field)), field
+    assert (batches[1].discounts == np.float32(0.99)).all()
+
+
+def test_n_step_target(module):
+    script = module("n_step")
+    network, target = two_networks(script)
+    discounts = 0.9 ** torch.arange(1, 17)
+    batch = random_batch(script, discounts=discounts)
+    with torch.no_grad():
+        next_values = target(batch.next_obs).amax(1).tolist()
+    targets = []
+    for b in range(16):
+        bootstrap = 0.0 if batch.terminated[b] else next_values[b]
+        targets.append(float(batch.rewards[b]) + float(discounts[b]) * bootstrap)
+    step_by_hand(script, script.Args(), batch, targets, network, target)
+
+
+# IMPALA'S NETWORK
+
+
+def impala_by_hand(weights, obs, k):
+    """The network in float64 from its weights, by the description in the paper."""
+    names = iter([name.removesuffix(".weight") for name in weights if name.endswith(".weight")])
+
+    def conv(x):
+        name = next(names)
+        return F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], padding=1)
+
+    x = obs.double() / 255
+    for channels, size in ((16, 42), (32, 21), (32, 11)):
+        x = F.max_pool2d(conv(x), 3, stride=2, padding=1)
+        assert x.shape[1:] == (channels, size, size)
+        for _ in range(2):
+            x = x + conv(F.relu(conv(F.relu(x))))
+    x = F.relu(x).flatten(1)
+    for width in (256, 6):
+        name = next(names)
+        x = F.linear(x if width == 256 else F.relu(x), weights[f"{name}.weight"], weights[f"{name}.bias"])
+        assert x.shape[1] == width
+    assert next(names, None) is None
+    return x + k * x.mean(1, keepdim=True)
+
+
+def test_impala_network(module):
+    """Values, the 34 tensors, and the model with the layer folded away."""
+    script = module("impala")
+    torch.manual_seed(0)
+    network = script.QNetwork(6, 2.0)
+    obs = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    values = network(obs)
+    weights = {name: value.double() for name, value in network.state_dict().items()}
+    assert values.shape == (3, 6) and values.dtype == torch.float32
+    torch.testing.assert_close(values.double(), impala_by_hand(weights, obs, 2.0), rtol=1e-4, atol=1e-4)
+
+    assert len(list(network.parameters())) == 34  # 15 convolutions and 2 linear layers
+    folded = script.QNetwork(6, 0.0)
+    folded.load_state_dict(network.folded_state_dict())
+    torch.testing.assert_close(folded(obs), values, rtol=1e-4, atol=1e-4)
+
+
+def test_impala_initialisation(module):
+    """Every layer is LeCun normal with biases 0.1, and 0 in the last, as in the network that it replaces."""
+    torch.manual_seed(0)
+    network = module("impala").QNetwork(18, 18.0)
+    layers = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
+    assert len(layers) == 17
+    for layer in layers:
+        scaled = layer.weight.detach() * layer.weight[0].numel() ** 0.5
+        assert abs(scaled.std() - 1) < 5 / (2 * scaled.numel()) ** 0.5
+        assert (layer.bias == (0 if layer is network.output else 0.1)).all()
+
+
+def test_impala_learns_and_is_captured(module, monkeypatch):
+    """Six updates through `capture`, of which a stand-in for the graph repeats three, equal six plain ones."""
+    script = module("impala")
+    recorded = []
+    capturing = []
+
+    class Graph:
+        """A CUDA graph's stand-in: what was called while capturing is called again."""
+
+        def replay(self):
+            recorded[0]()
+
+    class Context:
+        def __init__(self, thing):
+            self.thing = thing
+
+        def __enter__(self):
+            if isinstance(self.thing, Graph):
+                capturing.append(True)
+
+        def __exit__(self, *error):
+            capturing.clear()
+
+    class Stream:
+        def wait_stream(self, other):
+            pass
+
+    for name, stand_in in (("CUDAGraph", Graph), ("graph", Context), ("Stream", Stream), ("stream", Context)):
+        monkeypatch.setattr(torch.cuda, name, stand_in)
+    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+
+    results = []
+    for graphs in (False, True):
+        network, target = two_networks(script)
+        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
+
+        def real(*batch, network=network, target=target, optimizer=optimizer):
+            return script.update(network, target, optimizer, script.Args(), script.Batch(*batch))
+
+        def learn(*batch, real=real):
+            if not capturing:
+                return real(*batch)
+            outputs = (torch.zeros(()), torch.zeros(()), torch.zeros(16))
+
+            def again():
+                for output, value in zip(outputs, real(*batch), strict=True):
+                    output.copy_(value)
+
+            recorded.append(again)
+            return outputs
+
+        if graphs:
+            learn = script.capture(learn, optimizer)
+        batch = random_batch(script)
+        losses = [float(learn(*batch)[0]) for _ in range(6)]
+        results.append((losses, network.state_dict()))
+    assert len(recorded) == 1
+    assert results[0][0] == results[1][0]
+    assert len(set(results[0][0])) == 6
+    for name, value in results[0][1].items():
+        assert torch.equal(value, results[1][1][name]), name
+
+
+# PRIORITISED REPLAY
+
+
+@pytest.mark.parametrize("size", [2, 7, 64, 65, 1000])
+def test_sum_tree_against_cumulated_sums(size, module):
+    """Whole numbers as priorities, so that both ways of adding them are exact."""
+    rng = np.random.default_rng(size)
+    tree = module("prioritised_replay").SumTree(size)
+    priorities = np.zeros(size)
+    for _ in range(30):
+        slots = rng.integers(size, size=rng.integers(1, 9))
+        priorities[slots] = slots % 5 + rng.integers(3)  # zeros too; the same slot twice gets the same
+        tree.set(slots, priorities[slots])
+        cumulated = np.cumsum(priorities)
+        assert tree.nodes[1] == cumulated[-1]
+        if cumulated[-1] > 0:
+            sums = np.append(rng.random(50) * cumulated[-1], [0, cumulated[-1] - 1])
+            assert np.array_equal(tree.find(sums), np.searchsorted(cumulated, sums, side="right"))
+            beyond = tree.find(np.array([cumulated[-1], 2 * cumulated[-1]]))
+            assert (priorities[beyond] > 0).all(), "a sum that was rounded up still finds a slot that can be drawn"
+
+
+def filled_priorities(script, num_envs, steps=150, **kinds):
+    """A buffer after random episodes, some of whose transitions were sampled and have got their TD errors."""
+    rng = np.random.default_rng(num_envs)
+    buffer = script.ReplayBuffer(40 * num_envs, num_envs, CPU)
+    episodes = Episodes(buffer, rng, **kinds)
+    args = script.Args()
+    for t in range(steps):
+        episodes.act()
+        if t > 5:
+            _, slots = buffer.sample(8, rng, CPU, 0.5)
+            assert buffer.valid(slots).all()
+            buffer.prioritise(slots, torch.from_numpy(slots % 7 / 2).float(), args)
+        if t < steps - 1:
+            episodes.answer()
+    return buffer
+
+
+def leaves(buffer):
+    return buffer.priorities.nodes[buffer.priorities.leaves :][: buffer.size]
+
+
+def test_priorities_by_hand(module):
+    """New transitions have the largest priority so far; those sampled (|TD error| + eps)^alpha, kept until then."""
+    script = module("prioritised_replay")
+    args = script.Args(priority_alpha=0.5, priority_eps=0.01)
+    buffer = script.ReplayBuffer(100, 2, CPU)
+    episodes = Episodes(buffer, np.random.default_rng(0), 0.1, 0.0, 0.0)
+    for _ in range(10):
+        episodes.act()
+        episodes.answer()
+    expected = np.zeros(buffer.size)
+    expected[:20] = 1  # nothing was sampled yet
+    assert np.array_equal(leaves(buffer), expected)
+    buffer.prioritise(np.array([3, 8, 3]), torch.tensor([-3.99, 0.24, -3.99]), args)
+    expected[[3, 8]] = [2.0, 0.5]
+    np.testing.assert_allclose(leaves(buffer), expected, rtol=1e-6)
+    buffer.prioritise(np.array([3]), torch.tensor([0.0]), args)
+    expected[3] = 0.1
+    episodes.act()
+    episodes.answer()
+    expected[20:22] = 2.0  # the largest ever, though no transition has it any more
+    np.testing.assert_allclose(leaves(buffer), expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("num_envs", [1, 3])
+@pytest.mark.parametrize("kinds", KINDS, ids=["terminated", "endless", "truncated", "short"])
+def test_drawn_by_priority(kinds, num_envs, module):
+    """How often each slot is drawn, and its weight, against the definitions over all valid slots."""
+    script = module("prioritised_replay")
+    buffer = filled_priorities(script, num_envs, **kinds)
+    valid = buffer.valid(np.arange(buffer.size))
+    probabilities = np.where(valid, leaves(buffer), 0)
+    probabilities = probabilities / probabilities.sum()
+    assert len(np.unique(probabilities)) > 4
+    rng = np.random.default_rng(0)
+    counts = np.zeros(buffer.size)
+    draws = 6400
+    for _ in range(draws // 32):
+        batch, slots = buffer.sample(32, rng, CPU, 0.7)
+        assert valid[slots].all()
+        assert np.array_equal(slot_numbers(buffer)[slots], numbers(batch.obs)[:, -1])
+        np.add.at(counts, slots, 1)
+        weights = (valid.sum() * probabilities[slots]) ** -0.7
+        np.testing.assert_allclose(batch.weights, weights / weights.max(), rtol=1e-6)
+    assert batch.weights.dtype == torch.float32
+    expected = draws * probabilities
+    assert (np.abs(counts - expected) <= 5 * np.sqrt(expected) + 2).all()
+
+
+def test_stratified(module):
+    """The draws fall into equal parts of the total, one each; only those of slots that are not valid are repeated."""
+    script = module("prioritised_replay")
+    buffer = filled_priorities(script, 1, p_terminated=0.05, p_truncated=0, p_cut=0)
+    cumulated = np.cumsum(leaves(buffer))
+    share = cumulated[-1] / 16
+    for seed in range(20):
+        draws = np.random.default_rng(seed).random(16)
+        first = np.searchsorted(cumulated, (np.arange(16) + draws) * share, side="right")
+        kept = buffer.valid(first)
+        assert kept.sum() >= 8
+        _, slots = buffer.sample(16, np.random.default_rng(seed), CPU, 0.4)
+        assert np.array_equal(slots[kept], first[kept])
+        assert buffer.valid(slots).all()
+
+
+def test_without_priorities_all_weigh_the_same(module):
+    script = module("prioritised_replay")
+    buffer = filled_priorities(script, 1, p_terminated=0.05, p_truncated=0, p_cut=0)
+    args = script.Args(priority_alpha=0.0)
+    buffer.prioritise(np.arange(buffer.size), torch.linspace(0, 9, buffer.size), args)
+    assert (leaves(buffer) == 1).all()
+    batch, _ = buffer.sample(32, np.random.default_rng(0), CPU, 0.4)
+    assert (batch.weights == 1).all()
+
+
+def test_weights_scale_the_loss(module):
+    script = module("prioritised_replay")
+    network, target = two_networks(script)
+    batch = random_batch(script, weights=torch.linspace(0.1, 1, 16))
+    with torch.no_grad():
+        next_values = target(batch.next_obs).amax(1)
+    targets = (batch.rewards + 0.99 * (1 - batch.terminated) * next_values).tolist()
+    step_by_hand(script, script.Args(), batch, targets, network, target)
+
+
+@pytest.mark.parametrize("steps", [20, 150])
+def test_priorities_in_the_checkpoint(steps, module):
+    """A buffer that was saved and loaded has the same tree, bit for bit, and draws the same."""
+    script = module("prioritised_replay")
+    buffer = filled_priorities(script, 3, steps, p_terminated=0.05, p_truncated=0.1, p_cut=0.02)
+    state = {name: tensor.clone() for name, tensor in buffer.state_dict().items()}
+    other = script.ReplayBuffer(120, 3, CPU)
+    other.load_state_dict(state)
+    assert np.array_equal(buffer.priorities.nodes, other.priorities.nodes)
+    assert buffer.max_priority == other.max_priority > 1
+    one, its_slots = buffer.sample(64, np.random.default_rng(5), CPU, 0.4)
+    two, other_slots = other.sample(64, np.random.default_rng(5), CPU, 0.4)
+    assert np.array_equal(its_slots, other_slots)
+    for a, b in zip(one, two, strict=True):
+        assert torch.equal(a, b)
