@@ -572,7 +572,8 @@ def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = Non
                 static_outputs = function(*static_inputs)
         except Exception as error:  # whatever a hacked function does that a graph cannot
             failed = True
-            tqdm.write(f"warning: no CUDA graph, which is slower: {' '.join(str(error).split())}")
+            reason = error.__context__ or error  # to end a capture that went wrong raises another error
+            tqdm.write(f"warning: no CUDA graph, which is slower: {' '.join(str(reason).split())}")
 
     def replay(inputs: tuple[torch.Tensor, ...]):
         if numbers() != captured_numbers:
