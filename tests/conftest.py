@@ -38,13 +38,16 @@ def make_network(script, num_actions: int, k: float = 2.0):
     return script.QNetwork(num_actions, k) if hasattr(script, "MeanExpansion") else script.QNetwork(num_actions)
 
 
-def bind(script, network, target, optimizer, gamma: float = 0.99):
-    """The script's `update` and `act` as its main block binds them."""
+def bind(script, network, target, optimizer, **flags):
+    """The script's `update` of a batch's five tensors, and its `action_values`, as the main block binds them."""
+    args = script.Args(**flags)
+
+    def learn(*batch):
+        return script.update(network, target, optimizer, args, script.Batch(*batch))
+
     if script.__name__ in IQN:
-        args = script.Args(gamma=gamma)
-        act = partial(script.act, network, args.num_quantile_samples)
-        return partial(script.update, network, target, optimizer, args), act
-    return partial(script.update, network, target, optimizer, gamma), partial(script.act, network)
+        return learn, partial(script.action_values, network, args.num_quantile_samples)
+    return learn, partial(script.action_values, network)
 
 
 def command(name: str, *flags: str, cuda: bool = False) -> list[str]:

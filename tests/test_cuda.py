@@ -15,12 +15,12 @@ CUDA = torch.device("cuda")
 def filled_buffer(script, device, num_envs=2):
     """A buffer with random frames and episodes."""
     buffer, rng = script.ReplayBuffer(300, num_envs, device), np.random.default_rng(0)
-    first = np.ones(num_envs, bool)
+    done = np.ones(num_envs, bool)
     for _ in range(400):
         frames = rng.integers(0, 256, size=(num_envs, 84, 84), dtype=np.uint8)
-        buffer.append(np.arange(num_envs), frames, first, rng.integers(6, size=num_envs))
-        first = rng.random(num_envs) < 0.1
-        buffer.complete(rng.integers(-1, 2, size=num_envs), first)
+        buffer.append(np.arange(num_envs), frames, done, rng.integers(6, size=num_envs))
+        done = rng.random(num_envs) < 0.1
+        buffer.complete(rng.integers(-1, 2, size=num_envs), done)
     return buffer
 
 
@@ -31,7 +31,7 @@ def learner(script, graphs, resumed=False):
     target = copy.deepcopy(network).requires_grad_(False)
     optimizer = torch.optim.Adam(network.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True, capturable=True)
     learn, _ = bind(script, network, target, optimizer)
-    if resumed:  # moments that are not zero must survive the warm-up too
+    if resumed:  # with moments that are not zero
         buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(9)
         for _ in range(5):
             learn(*buffer.sample(32, rng, CUDA))
@@ -40,13 +40,18 @@ def learner(script, graphs, resumed=False):
 
 @pytest.mark.parametrize("resumed", [False, True])
 def test_graphs_on_and_off_give_the_same_losses(script, resumed):
+    """Three real calls, then a graph: losses, TD errors, weights and the count of steps are those of plain calls."""
     torch.backends.cudnn.deterministic = True
     results = []
     for graphs in (False, True):
         learn, network, optimizer = learner(script, graphs, resumed)
         buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(1)
         generator = torch.cuda.get_rng_state()
-        losses = [[x.item() for x in learn(*buffer.sample(32, rng, CUDA))] for _ in range(50)]
+        losses = []
+        for _ in range(50):
+            loss, mean_q, td_errors = learn(*buffer.sample(32, rng, CUDA))
+            assert td_errors.shape == (32,)
+            losses.append([loss.item(), mean_q.item(), td_errors.abs().mean().item()])
         assert torch.equal(torch.cuda.get_rng_state(), generator) or script.__name__ in IQN
         steps = [moments["step"].item() for moments in optimizer.state.values()]
         assert steps == [55.0 if resumed else 50.0] * len(steps)
@@ -56,17 +61,51 @@ def test_graphs_on_and_off_give_the_same_losses(script, resumed):
         torch.testing.assert_close(plain, graphed, rtol=1e-5, atol=1e-7)
 
 
-def test_act_as_a_graph(script):
+def test_a_graph_is_used(script):
+    """From the fourth call on the outputs are the same tensors, and a changed learning rate is refused."""
+    learn, _, optimizer = learner(script, graphs=True)
+    buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(1)
+    outputs = [learn(*buffer.sample(32, rng, CUDA)) for _ in range(6)]
+    assert outputs[2][0] is not outputs[3][0]
+    assert all(a is b for later in outputs[4:] for a, b in zip(outputs[3], later, strict=True))
+    optimizer.param_groups[0]["lr"] = 1e-3
+    with pytest.raises(RuntimeError, match="learning rate"):
+        learn(*buffer.sample(32, rng, CUDA))
+
+
+def test_a_failed_capture_leaves_real_calls(script, capsys):
+    """What copies to the host cannot be captured: one line says so, and the updates are those of plain calls."""
+    torch.backends.cudnn.deterministic = True
+    weights = []
+    for graphs in (False, True):
+        learn, network, _ = learner(script, graphs=False)
+
+        def with_a_copy_to_the_host(*batch, learn=learn):
+            outputs = learn(*batch)
+            outputs[0].item()
+            return outputs
+
+        call = script.capture(with_a_copy_to_the_host) if graphs else with_a_copy_to_the_host
+        buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(1)
+        for _ in range(10):
+            call(*buffer.sample(32, rng, CUDA))
+        weights.append([parameter.detach().clone() for parameter in network.parameters()])
+        assert capsys.readouterr().out.count("warning: no CUDA graph") == graphs
+    for plain, graphed in zip(*weights, strict=True):
+        torch.testing.assert_close(plain, graphed, rtol=1e-5, atol=1e-7)
+
+
+def test_action_values_as_a_graph(script):
     torch.manual_seed(0)
     network = make_network(script, 6).to(CUDA, memory_format=torch.channels_last)
     _, plain = bind(script, network, network, None)
     graphed = script.capture(plain)
-    for seed in range(5):
+    for seed in range(8):  # three real calls, and five of the graph
         obs = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8, device=CUDA)
         values = []
-        for act in (graphed, plain):
+        for function in (graphed, plain):
             torch.manual_seed(seed)  # IQN draws its fractions, in a graph too
-            values.append(act(obs).clone())
+            values.append(function(obs).clone())
         torch.testing.assert_close(*values)
 
 

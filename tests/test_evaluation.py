@@ -32,13 +32,13 @@ class ScriptedEnvs:
         episodes = [self.games[i][self.episode[i] % len(self.games[i])] for i in range(self.num_envs)]
         rewards = np.array([episodes[i][self.t[i]] for i in range(self.num_envs)])
         self.t = [t + 1 for t in self.t]
-        ended = np.array([self.t[i] == len(episodes[i]) for i in range(self.num_envs)])
+        done = np.array([self.t[i] == len(episodes[i]) for i in range(self.num_envs)])
         self.scores = self.scores + rewards
-        extra = {"score": self.scores, "length": np.array(self.t)}
-        self.scores = self.scores * ~ended
-        self.episode = [e + bool(x) for e, x in zip(self.episode, ended, strict=True)]
-        self.t = [0 if x else t for t, x in zip(self.t, ended, strict=True)]
-        return self.observe(), rewards, ended, ended & False, ended, extra
+        info = {"score": self.scores, "length": np.array(self.t)}
+        self.scores = self.scores * ~done
+        self.episode = [e + bool(x) for e, x in zip(self.episode, done, strict=True)]
+        self.t = [0 if x else t for t, x in zip(self.t, done, strict=True)]
+        return self.observe(), rewards, done, done & False, done, info
 
 
 def q_values(obs):
@@ -85,29 +85,32 @@ A, B, C = [0, 7, -3, 0], [5, 0, 0, 0, 0, 0, 0, 2, 1, 1], [-1, 100]
 )
 def test_metrics_by_hand(eval_steps, expected):
     envs = ScriptedEnvs([[A, C], [B]])
-    args = SimpleNamespace(seed=1, gamma=0.9, eval_steps=eval_steps)
+    args = SimpleNamespace(seed=1, gamma=0.9, eval_steps=eval_steps, eval_epsilon=0.001)
     metrics, seeds, film = dqn.evaluate(envs, q_values, args, 0)
     assert metrics == pytest.approx(by_hand(expected, 0.9))
     assert film == [1] * len(A), "the first game's first episode"
     assert all((actions == 1).all() for actions in envs.actions)
 
 
-def test_epsilon_and_the_executed_actions_value():
-    """About one action in a thousand is random, and Q(s, a) is that of the action executed."""
+@pytest.mark.parametrize("epsilon", [0.0, 0.001, 0.1])
+def test_epsilon_and_the_executed_actions_value(epsilon):
+    """That share of the actions is random, and Q(s, a) is that of the action executed."""
     envs = ScriptedEnvs([[[0] * 5000]] * 4)
-    args = SimpleNamespace(seed=1, gamma=0.99, eval_steps=20_000)
+    args = SimpleNamespace(seed=1, gamma=0.99, eval_steps=20_000, eval_epsilon=epsilon)
     metrics, _, _ = dqn.evaluate(envs, lambda obs: np.tile([0.0, 3.0, 1.0], (4, 1)), args, 0)
     actions = np.concatenate(envs.actions)
     random = np.count_nonzero(actions != 1)
-    assert 3 < random < 30  # 20,000 x 0.001 x 2/3 = 13 expected
+    expected = 20_000 * epsilon * 2 / 3
+    assert abs(random - expected) <= 3 * expected**0.5
     assert metrics["mean_q"] == pytest.approx(np.array([0.0, 3.0, 1.0])[actions].mean())
     assert metrics["action_gap"] == pytest.approx(2.0)
 
 
 def test_streams_differ_by_seed_and_step():
     def actions(seed, step):
-        envs = ScriptedEnvs([[[0] * 3000]])
-        dqn.evaluate(envs, lambda obs: np.zeros((1, 3)), SimpleNamespace(seed=seed, gamma=0.9, eval_steps=1), step)
+        envs = ScriptedEnvs([[[0] * 50]])
+        args = SimpleNamespace(seed=seed, gamma=0.9, eval_steps=1, eval_epsilon=1.0)
+        dqn.evaluate(envs, lambda obs: np.zeros((1, 3)), args, step)
         return np.concatenate(envs.actions).tolist()
 
     assert actions(1, 0) == actions(1, 0)
@@ -117,16 +120,16 @@ def test_streams_differ_by_seed_and_step():
 def test_on_the_emulator():
     """The score is the game's own, the return is of signs: checked by playing the film again."""
     envs = dqn.AtariEnvs("ALE/MsPacman-v5", 1)
-    args = SimpleNamespace(seed=3, gamma=0.99, eval_steps=1)
+    args = SimpleNamespace(seed=3, gamma=0.99, eval_steps=1, eval_epsilon=0.001)
     rng = np.random.default_rng(0)
     metrics, seeds, film = dqn.evaluate(envs, lambda obs: rng.random((1, 18)), args, 5)
     envs.reset(seeds)
     rewards = []
     for action in film:
         envs.send(np.array([action]))
-        _, reward, _, _, first, extra = envs.recv()
+        _, reward, _, _, done, info = envs.recv()
         rewards.append(reward[0])
-    assert first[0] and metrics["episodes"] == 1
-    assert metrics["score_mean"] == metrics["score_median"] == extra["score"][0] == sum(rewards)
+    assert done[0] and metrics["episodes"] == 1
+    assert metrics["score_mean"] == metrics["score_median"] == info["score"][0] == sum(rewards)
     returns = [sum(0.99**i * np.sign(r) for i, r in enumerate(rewards[t:])) for t in range(len(rewards))]
     assert metrics["mean_discounted_return"] == pytest.approx(np.mean(returns))

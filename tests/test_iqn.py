@@ -2,11 +2,11 @@
 
 import copy
 import math
-from functools import partial
 
 import numpy as np
 import pytest
 import torch
+import torch.nn as nn
 import torch.nn.functional as F
 from conftest import IQN, bind, load, make_network
 from test_update import batch_with_all_kinds
@@ -32,8 +32,8 @@ def quantiles_by_hand(weights, obs, taus, k):
     for j in range(taus.shape[1]):
         cosines = torch.tensor([[math.cos(math.pi * i * tau) for i in range(1, 65)] for tau in taus[:, j].tolist()])
         phi = F.relu(cosines.double() @ weights["embedding.0.weight"].T + weights["embedding.0.bias"])
-        hidden = F.relu((x * phi) @ weights["head.0.weight"].T + weights["head.0.bias"])
-        z = hidden @ weights["head.2.weight"].T + weights["head.2.bias"]
+        hidden = F.relu((x * phi) @ weights["hidden.0.weight"].T + weights["hidden.0.bias"])
+        z = hidden @ weights["output.weight"].T + weights["output.bias"]
         columns.append(z @ (torch.eye(z.shape[1]) + k / z.shape[1]).double().T)
     return torch.stack(columns, 1)
 
@@ -67,13 +67,14 @@ def test_network(script):
     assert shapes == {
         **{"torso.0.weight": (32, 4, 8, 8), "torso.2.weight": (64, 32, 4, 4), "torso.4.weight": (64, 64, 3, 3)},
         **{"torso.0.bias": (32,), "torso.2.bias": (64,), "torso.4.bias": (64,)},
-        **{"embedding.0.weight": (3136, 64), "embedding.0.bias": (3136,), "head.0.weight": (512, 3136)},
-        **{"head.0.bias": (512,), "head.2.weight": (5, 512), "head.2.bias": (5,)},
+        **{"embedding.0.weight": (3136, 64), "embedding.0.bias": (3136,), "hidden.0.weight": (512, 3136)},
+        **{"hidden.0.bias": (512,), "output.weight": (5, 512), "output.bias": (5,)},
     }
 
 
-def test_torso_runs_once(script):
+def test_torso_runs_once():
     """For all fractions of an observation together."""
+    script = load("iqn_atari_mexp")
     network, calls = make_network(script, 5, K), []
     network.torso.register_forward_hook(lambda module, inputs, output: calls.append(tuple(output.shape)))
     network(observations(2), torch.rand(2, 9))
@@ -88,19 +89,21 @@ def test_the_layer_commutes_with_the_mean_over_taus():
     assert torch.equal(layer(z)[:, 3], layer(z[:, 3])), "every quantile separately"
 
 
-def test_act_is_the_mean_over_fresh_taus(script):
+def test_action_values_are_the_mean_over_fresh_taus():
+    script = load("iqn_atari_mexp")
     torch.manual_seed(1)
     network, obs = make_network(script, 5, K), observations(3)
     torch.manual_seed(2)
-    first, second = script.act(network, 32, obs), script.act(network, 32, obs)
+    one, other = script.action_values(network, 32, obs), script.action_values(network, 32, obs)
     torch.manual_seed(2)
     expected = network(obs, torch.rand(3, 32)).mean(1)
-    torch.testing.assert_close(first, expected)
-    assert not torch.equal(first, second) and not first.requires_grad
+    torch.testing.assert_close(one, expected)
+    assert not torch.equal(one, other) and not one.requires_grad
 
 
 @pytest.mark.parametrize("n,n_prime", [(1, 1), (3, 5), (8, 2)])
-def test_loss_against_loops(script, n, n_prime):
+def test_loss_against_loops(n, n_prime):
+    script = load("iqn_atari")
     torch.manual_seed(n)
     batch = 4
     quantiles = 2 * torch.randn(batch, n, dtype=torch.float64)
@@ -118,7 +121,8 @@ def test_loss_against_loops(script, n, n_prime):
 @pytest.mark.parametrize(
     "u,tau,expected", [(0.5, 0.3, 0.3 * 0.125), (-0.5, 0.3, 0.7 * 0.125), (3.0, 0.9, 0.9 * 2.5), (-3.0, 0.9, 0.1 * 2.5)]
 )
-def test_loss_by_hand_at_one_sample(script, u, tau, expected):
+def test_loss_by_hand_at_one_sample(u, tau, expected):
+    script = load("iqn_atari")
     loss = script.quantile_huber_loss(torch.tensor([[2.0]]), torch.tensor([[tau]]), torch.tensor([[2.0 + u]]))
     assert loss.item() == pytest.approx(expected, rel=1e-5)
 
@@ -127,81 +131,85 @@ def test_one_step_equals_the_formula(script):
     """The update's loss from its own fractions, with explicit loops in float64; terminal and truncated cases."""
     torch.manual_seed(0)
     network, target = make_network(script, 6, K), make_network(script, 6, K).requires_grad_(False)
-    frames, actions, rewards, terminated = batch_with_all_kinds(script)
+    batch = batch_with_all_kinds(script)
     args = script.Args(gamma=GAMMA, num_tau_samples=5, num_tau_prime_samples=4, num_quantile_samples=3)
     torch.manual_seed(7)
     next_taus, taus = torch.rand(16, 7), torch.rand(16, 5)  # the target's K and N', then the online network's N
     k, weights = layer_k(script), {name: value.requires_grad_() for name, value in double(network).items()}
-    quantiles = quantiles_by_hand(weights, frames[:, :4], taus, k)
-    next_quantiles = quantiles_by_hand(double(target), frames[:, 1:], next_taus, k)
-    loss, values = 0.0, []
+    quantiles = quantiles_by_hand(weights, batch.obs, taus, k)
+    next_quantiles = quantiles_by_hand(double(target), batch.next_obs, next_taus, k)
+    loss, values, td_errors = 0.0, [], []
     for b in range(16):
         greedy = next_quantiles[b, :3].mean(0).argmax()
+        errors = []
         for i in range(5):
-            prediction = quantiles[b, i, actions[b]]
+            prediction = quantiles[b, i, batch.actions[b]]
             values.append(prediction.item())
             for j in range(4):
-                bootstrap = 0.0 if terminated[b] else GAMMA * next_quantiles[b, 3 + j, greedy]
-                u = float(rewards[b]) + bootstrap - prediction
+                bootstrap = 0.0 if batch.terminated[b] else GAMMA * next_quantiles[b, 3 + j, greedy]
+                u = float(batch.rewards[b]) + bootstrap - prediction
                 huber = 0.5 * u * u if abs(u) <= 1 else abs(u) - 0.5
                 loss = loss + abs(float(taus[b, i]) - float(u < 0)) * huber / (16 * 4)
+                errors.append(u.item())
+        td_errors.append(np.mean(errors))
     loss.backward()
 
     torch.manual_seed(7)
     before = {name: value.clone() for name, value in network.state_dict().items()}
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-    got_loss, got_q = script.update(network, target, optimizer, args, frames, actions, rewards, terminated)
+    got_loss, got_q, got_errors = script.update(network, target, optimizer, args, batch)
     assert got_loss.item() == pytest.approx(loss.item(), rel=1e-4)
     assert got_q.item() == pytest.approx(np.mean(values), rel=1e-3, abs=1e-5)
+    assert got_errors.tolist() == pytest.approx(td_errors, rel=1e-4, abs=1e-5)
     for name, value in network.state_dict().items():
         expected = before[name].double() - weights[name].grad
         torch.testing.assert_close(value.double(), expected, rtol=1e-4, atol=2e-6)
 
 
 def test_k_zero_is_the_baseline():
-    """With k = 0 and the same seed both scripts give the same bits for 50 updates."""
-    losses = []
+    """With k = 0 and the same seed both scripts give the same bits for 20 updates."""
+    results = []
     for script in (load("iqn_atari"), load("iqn_atari_mexp")):
         torch.manual_seed(3)
         network = make_network(script, 6, 0.0)
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-5, eps=0.01 / 32, fused=True)
-        args = script.Args(num_tau_samples=4, num_tau_prime_samples=3, num_quantile_samples=2)
-        learn = partial(script.update, network, copy.deepcopy(network).requires_grad_(False), optimizer, args)
+        flags = dict(num_tau_samples=4, num_tau_prime_samples=3, num_quantile_samples=2)
+        learn, values = bind(script, network, copy.deepcopy(network).requires_grad_(False), optimizer, **flags)
         batch = batch_with_all_kinds(script)
-        losses.append([tuple(x.item() for x in learn(*batch)) for _ in range(50)])
-    assert losses[0] == losses[1] and len(set(losses[0])) == 50
+        losses = [[x.tolist() for x in learn(*batch)] for _ in range(20)]
+        results.append((losses, values(batch.obs).tolist()))
+    assert results[0] == results[1] and len({loss for loss, _, _ in results[0][0]}) == 20
 
 
-def test_repeated_steps_reduce_the_loss(script):
-    """On a fixed terminal batch with the same fractions each time, by a factor of ten."""
+def test_repeated_steps_reduce_the_loss():
+    """On a fixed terminal batch, by a factor of ten."""
+    script = load("iqn_atari_mexp")
     torch.manual_seed(0)
     network = make_network(script, 6, K)
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-4, eps=0.01 / 32, fused=True)
-    args = script.Args(num_tau_samples=8, num_tau_prime_samples=8, num_quantile_samples=2)
-    frames, actions, rewards, _ = batch_with_all_kinds(script)
-    learn = partial(script.update, network, network, optimizer, args, frames, actions, rewards, torch.ones(16))
-    losses = [learn()[0].item() for _ in range(120)]
+    flags = dict(num_tau_samples=4, num_tau_prime_samples=4, num_quantile_samples=2)
+    learn, _ = bind(script, network, network, optimizer, **flags)
+    batch = batch_with_all_kinds(script)
+    batch = batch._replace(terminated=torch.ones_like(batch.terminated))
+    losses = [learn(*batch)[0].item() for _ in range(60)]
     assert np.mean(losses[-10:]) < losses[0] / 10
 
 
-def test_recovers_known_return_distributions(script):
-    """A fixed batch of terminal transitions: the return is two-point in one observation (0 or 25, evenly), uniform on
-    [0, 25) in the other. The learned quantiles are theirs within 0.05 of that range, which is so large because
-    quantile Huber with kappa = 1 turns into expectile regression where errors are below 1."""
-    torch.manual_seed(0)
-    scale, count, steps = 25.0, 16, 900
-    network = make_network(script, 2, 2.0)
+def check_two_point_and_uniform(script, network, obs, steps):
+    """Learns from a batch of terminal transitions of two observations; the return is two-point in one (0 or 25, evenly)
+    and uniform on [0, 25) in the other. The learned quantiles are theirs within 0.05 of that range, which is so large
+    because quantile Huber with kappa = 1 turns into expectile regression where errors are below 1."""
+    scale, count = 25.0, 16
     network.torso.requires_grad_(False)  # its random features tell the observations apart; the rest learns
     parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
     optimizer = torch.optim.Adam(parameters, lr=1e-3, eps=0.01 / 32, fused=True)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.001, steps)
-    args = script.Args(num_tau_samples=16, num_tau_prime_samples=1, num_quantile_samples=1)
-    obs, evenly = observations(2), torch.arange(count)
-    frames = torch.cat([obs, obs[:, :1]], 1).repeat_interleave(count, 0)
+    flags = dict(num_tau_samples=16, num_tau_prime_samples=1, num_quantile_samples=1)
+    learn, _ = bind(script, network, network, optimizer, **flags)
+    repeated, evenly = obs.repeat_interleave(count, 0), torch.arange(count)
     rewards = scale * torch.cat([evenly % 2, (evenly + 0.5) / count])
-    batch = frames, torch.zeros(2 * count, dtype=torch.int64), rewards, torch.ones(2 * count)
     for _ in range(steps):
-        script.update(network, network, optimizer, args, *batch)
+        learn(repeated, torch.zeros(2 * count, dtype=torch.int64), rewards, repeated, torch.ones(2 * count))
         schedule.step()
     taus = torch.linspace(0.05, 0.95, 19)
     with torch.no_grad():
@@ -209,6 +217,25 @@ def test_recovers_known_return_distributions(script):
     away = (taus - 0.5).abs() > 0.09  # the two-point quantile function jumps at 0.5
     assert (two_point - (taus > 0.5).float())[away].abs().max() < 0.05, two_point
     assert (uniform - taus).abs().max() < 0.05, uniform
+
+
+def test_a_small_network_recovers_known_return_distributions():
+    torch.manual_seed(0)
+    script = load("iqn_atari_mexp")
+    network = make_network(script, 2, 2.0)
+    network.torso = nn.Sequential(nn.Flatten(), nn.Linear(4 * 5 * 5, 64))
+    network.embedding = nn.Sequential(nn.Linear(64, 64), nn.ReLU())
+    network.hidden = nn.Sequential(nn.Linear(64, 128), nn.ReLU())
+    network.output = nn.Linear(128, 2)
+    check_two_point_and_uniform(script, network, observations(2)[:, :, :5, :5], steps=1500)
+
+
+@pytest.mark.slow
+def test_recovers_known_return_distributions():
+    """The same with the script's own network."""
+    torch.manual_seed(0)
+    script = load("iqn_atari_mexp")
+    check_two_point_and_uniform(script, make_network(script, 2, 2.0), observations(2), steps=900)
 
 
 def test_folding():
@@ -222,7 +249,8 @@ def test_folding():
 def test_bound_functions(script):
     """What the main block binds runs with the defaults."""
     network = make_network(script, 4)
-    learn, act = bind(script, network, copy.deepcopy(network), torch.optim.Adam(network.parameters()))
-    assert act(observations(2)).shape == (2, 4)
-    loss, q = learn(observations(2).repeat(1, 2, 1, 1)[:, :5], torch.tensor([0, 3]), torch.zeros(2), torch.zeros(2))
-    assert loss.shape == q.shape == ()
+    learn, values = bind(script, network, copy.deepcopy(network), torch.optim.Adam(network.parameters()))
+    assert values(observations(2)).shape == (2, 4)
+    obs, zeros = observations(2), torch.zeros(2)
+    loss, q, td_errors = learn(obs, torch.tensor([0, 3]), zeros, obs, zeros)
+    assert loss.shape == q.shape == () and td_errors.shape == (2,)

@@ -43,46 +43,45 @@ def start(frame):
 def fill(buffer, naive, steps, rng, p_terminated=0.05, p_truncated=0.0, p_cut=0.0, check=None):
     """Random episodes through the calls that the training loop makes, in its order."""
     n = buffer.num_envs
-    stacks, first = [start(naive.frame()) for _ in range(n)], np.ones(n, bool)
+    stacks, done = [start(naive.frame()) for _ in range(n)], np.ones(n, bool)
     for t in range(steps):
         actions = rng.integers(18, size=n)
-        buffer.append(np.arange(n), np.stack([stack[-1] for stack in stacks]), first, actions)
+        buffer.append(np.arange(n), np.stack([stack[-1] for stack in stacks]), done, actions)
         if check and t % 7 == 3:
             check()
         rewards = rng.integers(-1, 2, size=n)
         terminated = rng.random(n) < p_terminated
         truncated = (rng.random(n) < p_truncated) & ~terminated
-        first = terminated | truncated
+        done = terminated | truncated
         successors = [push(stack, naive.frame()) for stack in stacks]
         buffer.complete(rewards, terminated)
         if truncated.any():
             buffer.truncate(truncated, np.stack([successor[-1] for successor in successors]))
         for i in range(n):
             naive.add(i, stacks[i], actions[i], rewards[i], terminated[i], successors[i])
-            stacks[i] = start(naive.frame()) if first[i] else successors[i]
+            stacks[i] = start(naive.frame()) if done[i] else successors[i]
         if rng.random() < p_cut:  # what happens at a checkpoint
-            buffer.truncate(~first, np.stack([stack[-1] for stack in stacks]))
-            stacks, first = [start(naive.frame()) for _ in range(n)], np.ones(n, bool)
+            buffer.truncate(~done, np.stack([stack[-1] for stack in stacks]))
+            stacks, done = [start(naive.frame()) for _ in range(n)], np.ones(n, bool)
     actions = rng.integers(18, size=n)
-    buffer.append(np.arange(n), np.stack([stack[-1] for stack in stacks]), first, actions)
+    buffer.append(np.arange(n), np.stack([stack[-1] for stack in stacks]), done, actions)
 
 
 def check_draws(buffer, naive, rng, batches, batch_size=32):
     """Draws whatever the buffer gives and compares it with the list; returns how often each transition came."""
     counts = {}
     for _ in range(batches):
-        frames, actions, rewards, terminated = (x.numpy() for x in buffer.sample(batch_size, rng, CPU))
-        assert frames.shape == (batch_size, 5, 84, 84) and frames.dtype == np.uint8
-        assert actions.dtype == np.int64 and rewards.dtype == terminated.dtype == np.float32
+        batch = dqn.Batch(*(x.numpy() for x in buffer.sample(batch_size, rng, CPU)))
+        assert batch.obs.shape == batch.next_obs.shape == (batch_size, 4, 84, 84)
+        assert batch.obs.dtype == batch.next_obs.dtype == np.uint8 and batch.actions.dtype == np.int64
+        assert batch.rewards.dtype == batch.terminated.dtype == np.float32
         for b in range(batch_size):
-            number = naive.number(frames[b, 3])
-            stack, action, reward, was_terminated, successor = naive.transitions[number]
-            assert np.array_equal(frames[b, :4], stack)
-            assert (actions[b], rewards[b], terminated[b]) == (action, reward, was_terminated)
-            if was_terminated:
-                assert not frames[b, 4].any()
-            else:
-                assert np.array_equal(frames[b, 1:], successor)
+            number = naive.number(batch.obs[b, 3])
+            stack, action, reward, terminated, successor = naive.transitions[number]
+            assert np.array_equal(batch.obs[b], stack)
+            assert (batch.actions[b], batch.rewards[b], batch.terminated[b]) == (action, reward, terminated)
+            if not terminated:
+                assert np.array_equal(batch.next_obs[b], successor)
             counts[number] = counts.get(number, 0) + 1
     return counts
 
@@ -126,27 +125,64 @@ def test_against_naive_list(num_envs, steps, kinds):
         assert mean - 5 * mean**0.5 < min(counts.values()) and max(counts.values()) < mean + 6 * mean**0.5
 
 
+def test_terminal_successor_has_no_frame_of_the_next_episode():
+    """It is not used, but nothing of it may come from the future."""
+    rng = np.random.default_rng(0)
+    buffer, naive = dqn.ReplayBuffer(50, 2, CPU), NaiveReplay(2)
+    fill(buffer, naive, 200, rng, p_terminated=0.3)
+    batch = buffer.sample(200, rng, CPU)
+    terminal = batch.terminated.bool()
+    assert 20 < terminal.sum() < 100
+    assert not batch.next_obs[terminal, 3].any() and batch.next_obs[~terminal, 3].flatten(1).any(1).all()
+    assert torch.equal(batch.next_obs[:, :3], batch.obs[:, 1:])
+
+
+def test_a_truncations_extra_slot_is_clean():
+    """Its reward is 0 and it is not terminal, also where the ring has wrapped around over other values."""
+    rng = np.random.default_rng(0)
+    buffer, slots = dqn.ReplayBuffer(21, 2, CPU), []
+    done = np.ones(2, bool)
+    for t in range(200):
+        frames = rng.integers(1, 256, size=(2, 84, 84), dtype=np.uint8)
+        buffer.append(np.arange(2), frames, done, rng.integers(1, 18, size=2))
+        buffer.complete(np.ones(2), np.ones(2, bool))  # whatever lay in a slot before was rewarded and terminal
+        done = np.ones(2, bool)
+        if t % 3 == 1:
+            buffer.complete(np.ones(2), np.array([t % 2 == 0, True]))
+            cut = np.array([t % 2 == 1, False])
+            buffer.truncate(cut, frames)
+            if cut[0]:
+                slot = (buffer.written[0] - 1) % buffer.length * 2
+                slots.append(slot)
+                assert buffer.rewards[slot] == 0 and not buffer.terminated[slot] and buffer.actions[slot] == 0
+                assert not buffer.valid(np.array([slot]))[0]
+                before = (buffer.written[0] - 2) % buffer.length * 2
+                assert buffer.valid(np.array([before]))[0] and not buffer.terminated[before]
+    assert buffer.written[0] > 10 * buffer.length and len(set(slots)) > 3
+
+
 def test_against_the_emulator():
     """Observations come back as the emulator stacked them, over game overs, time limits and a checkpoint's cut."""
     n, rng = 3, np.random.default_rng(0)
     envs, buffer = dqn.AtariEnvs("ALE/Breakout-v5", n, max_steps=180), dqn.ReplayBuffer(500, n, CPU)
-    obs, first, known = envs.reset(np.arange(n)), np.ones(n, bool), {}
+    obs, done, known = envs.reset(np.arange(n)), np.ones(n, bool), {}
     for t in range(700):
         actions = rng.integers(18, size=n)
         envs.send(actions)
-        buffer.append(np.arange(n), obs[:, -1], first, actions)
+        buffer.append(np.arange(n), obs[:, -1], done, actions)
         slots = (buffer.written - 1) % buffer.length * n + np.arange(n)
-        old, (obs, rewards, terminated, truncated, first, extra) = obs, envs.recv()
+        old, (obs, rewards, terminated, truncated, done, info) = obs, envs.recv()
         buffer.complete(np.sign(rewards), terminated)
         if truncated.any():
-            buffer.truncate(truncated, extra["final_frame"])
+            buffer.truncate(truncated, info["newest_frame"])
         for i in range(n):
-            newest = extra["final_frame"][i] if truncated[i] else obs[i, -1]
+            newest = info["newest_frame"][i] if truncated[i] else obs[i, -1]
             known[slots[i]] = (old[i], np.concatenate([old[i, 1:], newest[None]]), actions[i], terminated[i])
         if t == 400:
-            buffer.truncate(~first, obs[:, -1])
-            obs, first = envs.reset(np.arange(n) + 50), np.ones(n, bool)
-    valid = np.flatnonzero(buffer.valid)
+            buffer.truncate(~done, obs[:, -1])
+            obs, done = envs.reset(np.arange(n) + 50), np.ones(n, bool)
+    every_slot = np.arange(buffer.size)
+    valid = every_slot[buffer.valid(every_slot)]
     assert len(valid) > 480
     calls = iter(np.array_split(valid, 10))
 
@@ -157,28 +193,38 @@ def test_against_the_emulator():
             return next(calls)
 
     for chosen in np.array_split(valid, 10):
-        frames, actions, rewards, terminated = (x.numpy() for x in buffer.sample(len(chosen), Chosen(), CPU))
-        for slot, stack, action, done in zip(chosen, frames, actions, terminated, strict=True):
-            obs, successor, known_action, known_terminated = known[slot]
-            assert np.array_equal(stack[:4], obs) and action == known_action and done == known_terminated
-            assert done or np.array_equal(stack[1:], successor)
+        batch = dqn.Batch(*(x.numpy() for x in buffer.sample(len(chosen), Chosen(), CPU)))
+        for slot, stack, action, _, next_stack, was_terminated in zip(chosen, *batch, strict=True):
+            known_obs, successor, known_action, known_terminated = known[slot]
+            assert np.array_equal(stack, known_obs) and action == known_action and was_terminated == known_terminated
+            assert was_terminated or np.array_equal(next_stack, successor)
 
 
 def test_state_dict_round_trip():
-    rng = np.random.default_rng(0)
+    """What is saved has names; put back, the buffer draws and goes on as if nothing had been."""
     for steps in (20, 300):
+        rng = np.random.default_rng(0)
         buffer, naive = dqn.ReplayBuffer(100, 2, CPU), NaiveReplay(2)
         fill(buffer, naive, steps, rng, p_truncated=0.05)
         state = {name: tensor.clone() for name, tensor in buffer.state_dict().items()}
+        assert set(state) == {"frames", "actions", "rewards", "terminated", "history", "written"}
         assert len(state["frames"]) == 2 * min(max(buffer.written), buffer.length) <= buffer.size
         other = dqn.ReplayBuffer(100, 2, CPU)
         other.load_state_dict(state)
-        for a, b in zip(
-            buffer.sample(64, np.random.default_rng(5), CPU),
-            other.sample(64, np.random.default_rng(5), CPU),
-            strict=True,
-        ):
-            assert torch.equal(a, b)
+        for more in (0, 30):
+            for both in (buffer, other):
+                fill(both, NaiveReplay(2), more, np.random.default_rng(4), p_truncated=0.05)
+            batches = [both.sample(64, np.random.default_rng(5), CPU) for both in (buffer, other)]
+            assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
+
+
+def test_state_dict_leaves_a_hackers_arrays_alone():
+    """What a fork adds is neither cut nor dropped: it must name it itself."""
+    buffer, other = (dqn.ReplayBuffer(100, 1, CPU) for _ in range(2))
+    buffer.priorities = other.priorities = np.ones(3)
+    fill(buffer, NaiveReplay(1), 20, np.random.default_rng(0))
+    other.load_state_dict(buffer.state_dict())
+    assert "priorities" not in buffer.state_dict() and other.priorities.tolist() == [1, 1, 1]
 
 
 def test_memory_of_a_million_transitions():

@@ -2,64 +2,167 @@
 
 import ast
 import difflib
+import importlib.metadata
+import importlib.util
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
+from dataclasses import dataclass, fields
 
+import copies
 import pytest
 from conftest import IQN, ROOT, SCRIPTS, TRAINED, load
 
 PAIRS = [(name, f"{name}_mexp") for name in SCRIPTS if f"{name}_mexp" in SCRIPTS]
-DIFFER = {"Args", "QNetwork"}  # the layer's flag, and the layer
-AGENT = {"act", "update", "quantile_huber_loss"}  # what an agent has of its own, the same in its pair
+SECTIONS = ["# AGENT", "# ENVIRONMENT", "# REPLAY BUFFER", "# EVALUATION", "# SPEED", "# RUNS (skip at first)"]
+WHOLE = sorted(copies.scripts(ROOT))  # all scripts, those that train no network too
 
 
-def definitions(name):
-    """The source of every top-level class and function of a script."""
-    source = (ROOT / f"{name}.py").read_text()
-    nodes = [n for n in ast.parse(source).body if isinstance(n, (ast.ClassDef, ast.FunctionDef))]
-    lines = source.splitlines()
-    return {
-        n.name: "\n".join(lines[min([n.lineno, *(d.lineno for d in n.decorator_list)]) - 1 : n.end_lineno])
-        for n in nodes
-    }
+# COPIES
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_shared_definitions_are_the_same_text(name):
-    for reference in (SCRIPTS[0], name.removesuffix("_mexp")):
-        own = set() if reference[:3] == name[:3] else AGENT
-        first, other = definitions(reference), definitions(name)
-        shared = set(first) & set(other) - DIFFER - own
-        assert len(shared) >= 12
-        for definition in shared:
-            assert first[definition] == other[definition], f"{definition} differs between {reference}.py and {name}.py"
-        assert set(other) - set(first) - own <= {"MeanExpansion"} and set(first) - own <= set(other)
+def test_copies_agree():
+    assert copies.problems() == []
 
 
-def test_the_layer_is_the_same_text():
-    assert len({definitions(name)["MeanExpansion"] for name in TRAINED if name.endswith("_mexp")}) == 1
+def test_what_is_listed_as_not_shared_does_differ():
+    """An exception that is no longer needed would hide the next mistake."""
+    texts = {name: copies.definitions(path) for name, path in copies.scripts(ROOT).items()}
+    for definition in copies.OWN:
+        assert len({texts[script][definition] for script in texts if definition in texts[script]}) > 1
+    for listed, family in ((copies.OF_THE_GAMES, 0), (copies.OF_THE_AGENT, 1)):
+        for definition in listed:
+            having = [name for name, own in copies.SCRIPTS.items() if own and definition in texts[name]]
+            families = {copies.SCRIPTS[name][family] for name in having}
+            of_one_family = len(families) == 1 and families != {own[family] for own in copies.SCRIPTS.values() if own}
+            assert len({texts[name][definition] for name in having}) > 1 or of_one_family, definition
+    for name, definitions in copies.OWN_OF.items():
+        for definition in definitions:
+            others = {texts[other][definition] for other in texts if other != name and definition in texts[other]}
+            assert texts[name][definition] not in others
+    having = [name for name, own in copies.SCRIPTS.items() if own and "MeanExpansion" in texts[name]]
+    assert having == [name for name, own in copies.SCRIPTS.items() if own and name.endswith("_mexp.py")]
 
 
-def test_minatar_shares_what_it_can():
-    atari, minatar = definitions("dqn_atari_mexp"), definitions("minatar_mexp")
-    shared = {name for name in minatar if minatar[name] == atari.get(name)}
-    assert set(minatar) - shared == {"Args", "MinAtarEnvs", "ReplayBuffer", "QNetwork", "evaluate", "record_video"} | {
-        "act",  # another shape in its docstring
-        "update",  # whole transitions, so another index
-    }
-    for name in ("act", "update"):
-        changes = [x for x in difflib.ndiff(atari[name].splitlines(), minatar[name].splitlines()) if x[0] in "+-"]
-        assert len(changes) == {"act": 2, "update": 4}[name]
+def repository(folder):
+    """The scripts and copies.py in another folder; returns the command that compares them."""
+    (folder / "tests").mkdir()
+    for name in WHOLE:
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copy(ROOT / name, folder / name)
+    shutil.copy(ROOT / "tests" / "copies.py", folder / "tests" / "copies.py")
+
+    def compare(*flags):
+        command = [sys.executable, folder / "tests" / "copies.py", *flags]
+        return subprocess.run(command, cwd=folder, capture_output=True, text=True)
+
+    return compare
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_imports_no_file_of_the_repository(name):
-    own = {path.stem for path in ROOT.glob("*.py")} | {"tests"}
-    for node in ast.walk(ast.parse((ROOT / f"{name}.py").read_text())):
+CHANGES = {  # definition: (old, new), in iqn_atari.py
+    "linear_schedule": ("min(t / duration, 1.0)", "min(1.0, t / duration)"),
+    "fail": ("raise SystemExit(2)", "raise SystemExit(3)"),
+    "record_video": ("fps=15", "fps=30"),
+    "quantile_huber_loss": (".mean(2).sum(1).mean()", ".sum(1).mean()"),
+    "Args": ("seed: int = 1  #", "seed: int = 2  #"),
+    "QNetwork": ("num_cosines = 64", "num_cosines = 32"),
+}
+GET_THE_CHANGE = {
+    "linear_schedule": TRAINED,
+    "fail": [*TRAINED, "report", "tabular_mexp"],
+    "record_video": SCRIPTS,  # those of Atari
+    "quantile_huber_loss": IQN,
+    "Args": ["iqn_atari"],
+    "QNetwork": ["iqn_atari"],
+}
+
+
+def changed_text(name, definitions):
+    """A script's text with the changes in these definitions, and in nothing else."""
+    text = (ROOT / f"{name}.py").read_text()
+    for definition in definitions:
+        old = copies.definitions(ROOT / f"{name}.py")[definition]
+        assert text.count(old) == 1 and old.count(CHANGES[definition][0]) == 1
+        text = text.replace(old, old.replace(*CHANGES[definition]))
+    return text
+
+
+def test_fix_writes_a_change_into_all_copies(tmp_path):
+    """Into those of all scripts, of the same games, of the same agent; and nothing else is touched."""
+    compare = repository(tmp_path)
+    result = compare()
+    assert (result.returncode, result.stdout) == (0, "all copies agree\n")
+    (tmp_path / "iqn_atari.py").write_text(changed_text("iqn_atari", CHANGES))
+    result = compare()
+    differing = {line.split(" differs: ")[0]: line for line in result.stdout.splitlines()}
+    assert result.returncode == 1
+    assert set(differing) == {name for name in CHANGES if len(GET_THE_CHANGE[name]) > 1}, result.stdout
+    assert all(re.search(r"[:|] iqn_atari.py( \||$)", line) for line in differing.values()), (
+        "it differs from all others"
+    )
+
+    result = compare("--fix", "iqn_atari.py")
+    assert result.returncode == 0 and result.stdout.endswith("all copies agree\n"), result.stdout
+    for path in WHOLE:
+        name = path.removesuffix(".py")
+        definitions = [definition for definition in CHANGES if name in GET_THE_CHANGE[definition]]
+        assert (tmp_path / path).read_text() == changed_text(name, definitions), name
+    ruff = [sys.executable, "-m", "ruff", "format", "--check", "--config", ROOT / "pyproject.toml", *WHOLE]
+    result = subprocess.run(ruff, cwd=tmp_path, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout
+
+
+def test_copies_finds_what_is_missing(tmp_path):
+    """A definition that one script lacks, one that only one has, and a script that is not listed."""
+    compare = repository(tmp_path)
+    with open(tmp_path / "minatar_mexp.py", "a") as file:
+        file.write("\n\ndef another():\n    pass\n")
+    text = (tmp_path / "dqn_atari.py").read_text()
+    (tmp_path / "dqn_atari.py").write_text(text.replace("def log_files(", "def files_of_logs("))
+    (tmp_path / "related").mkdir()
+    (tmp_path / "related" / "new_atari.py").write_text("")
+    result = compare()
+    assert result.returncode == 1
+    for words in (
+        "related/new_atari.py is not listed",
+        "log_files is missing in dqn_atari.py",
+        "files_of_logs is missing in dqn_atari_mexp.py",
+        "another is missing in dqn_atari.py",
+    ):
+        assert words in result.stdout
+    result = compare("--fix", "related/new_atari.py")
+    assert result.returncode == 2 and "related/new_atari.py is no script that is listed" in result.stderr
+    assert compare("--fix", "nothing.py").returncode == 2
+
+
+# FILES
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_imports_no_file_of_the_repository(path):
+    own = {script.stem for script in copies.scripts(ROOT).values()} | {"tests", "related", "docs"}
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
         modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
         modules = [alias.name for alias in node.names] if isinstance(node, ast.Import) else modules
         assert not {module.split(".")[0] for module in modules} & own
         assert not (isinstance(node, ast.ImportFrom) and node.level)
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_file_order(name):
+    """A reader finds the sections in the same order in every script, and what belongs into each."""
+    lines = (ROOT / f"{name}.py").read_text().split("\n")
+    assert [line for line in lines if line in SECTIONS] == SECTIONS
+    expected = dict(zip(SECTIONS, ("update", "Envs", "ReplayBuffer", "evaluate", "capture", "finish_run"), strict=True))
+    for section, definition in expected.items():
+        later = lines[lines.index(section) :]
+        following = next((i for i, line in enumerate(later[1:], 1) if line in SECTIONS), len(later))
+        pattern = rf"(def|class) \w*{definition}\b"
+        assert any(re.match(pattern, line) for line in later[:following]), (section, definition)
+    (main,) = [i for i, line in enumerate(lines) if line == 'if __name__ == "__main__":']
+    assert not [line for line in lines[main + 1 :] if line and not line.startswith(" ")], "the main block is the last"
 
 
 @pytest.mark.parametrize("baseline,modified", PAIRS)
@@ -69,34 +172,74 @@ def test_the_diff_is_the_layer(baseline, modified):
     assert len(changed) < 45
     removed = [line[1:].strip() for line in changed if line[0] == "-"]
     body = [line for line in removed if line and line[0].islower() and "(" in line]
-    assert len(body) <= 4, body  # the network's signature, its layers, its call, and the docstring's usage line
+    assert len(body) <= 2, body  # the network's signature and its call
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_length(name):
-    assert len((ROOT / f"{name}.py").read_text().splitlines()) < 600
-
-
-@pytest.mark.parametrize("name", TRAINED)
-def test_import_has_no_side_effects(name, tmp_path):
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {name}"
+def test_import_has_no_side_effects(tmp_path):
+    """All that train in one interpreter; each alone would take seconds to start."""
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(TRAINED)}"
     result = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     errors = [line for line in result.stderr.splitlines() if "font cache" not in line]  # Matplotlib, once a machine
     assert (result.returncode, result.stdout, errors) == (0, "", [])
     assert not list(tmp_path.iterdir())
 
 
+def requirements():
+    """The pinned versions of requirements.txt by the packages' names."""
+    lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
+    return dict(line.split("==") for line in lines if line)
+
+
+def imported_packages(path):
+    """The names, as on the package index, of all packages outside the standard library that a script imports."""
+    modules = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Import):
+            modules |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            modules.add(node.module)
+    modules.discard("wandb")  # optional, under `if args.track`
+    distributions = importlib.metadata.packages_distributions()
+    packages = {"tensorboard"} if "torch.utils.tensorboard" in modules else set()  # PyTorch does not bring it
+    for module in {module.split(".")[0] for module in modules} - sys.stdlib_module_names:
+        assert len(set(distributions[module])) == 1, module
+        packages.add(distributions[module][0])
+    return packages
+
+
+@pytest.mark.parametrize("path", WHOLE)
+def test_inline_metadata_lists_what_is_imported(path):
+    """PEP 723: a single downloaded file runs, with the versions that the tests ran with."""
+    pattern = r"(?m)^# /// (?P<type>[a-zA-Z0-9-]+)$\s(?P<content>(^#(| .*)$\s)+)^# ///$"  # as the PEP gives it
+    (block,) = re.finditer(pattern, (ROOT / path).read_text())
+    assert block["type"] == "script" and block.start() == 0
+    lines = [line[2:] if line.startswith("# ") else line[1:] for line in block["content"].splitlines()]
+    metadata = tomllib.loads("\n".join(lines))
+    assert metadata["requires-python"] == ">=3.11,<3.14"
+    listed = dict(requirement.split("==") for requirement in metadata["dependencies"])
+    assert set(listed) == imported_packages(path)
+    pins = requirements()
+    assert listed == {package: pins[package] for package in listed}
+    assert metadata["dependencies"] == sorted(metadata["dependencies"], key=str.lower)
+
+
+# FLAGS
+
+
 def test_defaults_are_the_papers(script):
     """Section 3 of the protocol: Machado et al. 2018 with the learning settings of Rainbow and Dopamine."""
     expected = dict(total_timesteps=50_000_000, buffer_size=1_000_000, batch_size=32, learning_starts=50_000)
     expected |= dict(train_frequency=4, target_network_frequency=10_000, gamma=0.99, start_e=1.0, end_e=0.01)
-    expected |= dict(exploration_steps=1_000_000, learning_rate=6.25e-5, num_envs=1, full_action_space=True)
-    expected |= dict(terminal_on_life_loss=False, eval_frequency=250_000, eval_steps=125_000, eval_envs=8)
-    expected |= dict(checkpoint_frequency=1_000_000, env_id="ALE/Breakout-v5", cuda=True, buffer_device="auto")
+    expected |= dict(exploration_steps=1_000_000, learning_rate=6.25e-5, adam_eps=1.5e-4, num_envs=1)
+    expected |= dict(full_action_space=True, terminal_on_life_loss=False, env_id="ALE/Breakout-v5")
+    expected |= dict(eval_frequency=250_000, eval_steps=125_000, eval_envs=8, eval_epsilon=0.001)
+    expected |= dict(checkpoint_frequency=1_000_000, cuda=True, buffer_device="auto")
     if script.__name__ in IQN:
-        expected |= dict(learning_rate=5e-5, num_tau_samples=64, num_tau_prime_samples=64, num_quantile_samples=32)
+        expected |= dict(learning_rate=5e-5, adam_eps=0.01 / 32)
+        expected |= dict(num_tau_samples=64, num_tau_prime_samples=64, num_quantile_samples=32)
     args = vars(script.Args())
     assert {name: args[name] for name in expected} == expected
+    assert args["exp_name"] == script.__name__
     if hasattr(script, "MeanExpansion"):
         assert args["mean_scaling_coefficient"] is None
 
@@ -111,11 +254,79 @@ def test_defaults_of_minatar():
     """Section 5 of the protocol: Young & Tian 2019 and Ceron & Castro 2021."""
     expected = dict(total_timesteps=5_000_000, buffer_size=100_000, batch_size=32, learning_starts=5_000, num_envs=1)
     expected |= dict(train_frequency=4, target_network_frequency=1_000, gamma=0.99, start_e=1.0, end_e=0.01)
-    expected |= dict(exploration_steps=100_000, learning_rate=2.5e-4, eval_frequency=100_000, eval_episodes=100)
-    expected |= dict(env_id="MinAtar/Breakout-v1", mean_scaling_coefficient=None, num_threads=1, cuda=True)
+    expected |= dict(exploration_steps=100_000, learning_rate=2.5e-4, adam_eps=3.125e-4, eval_frequency=100_000)
+    expected |= dict(eval_episodes=100, eval_epsilon=0.001, env_id="MinAtar/Breakout-v1", num_threads=1, cuda=True)
+    expected |= dict(mean_scaling_coefficient=None)
     args = vars(load("minatar_mexp").Args())
     assert {name: args[name] for name in expected} == expected
-    assert "eps=3.125e-4" in (ROOT / "minatar_mexp.py").read_text()
     atari = set(vars(load("dqn_atari_mexp").Args()))
     assert set(args) - atari == {"num_threads", "eval_episodes"}
     assert atari - set(args) == {"full_action_space", "terminal_on_life_loss", "eval_steps"}
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_every_number_has_its_bounds(name):
+    """`BOUNDS` has an entry for every numeric flag, but for two whose bounds depend on others, and for the layer's k,
+    which the layer checks; it has no other entry, and the same one in every script."""
+    script = load(name)
+    numbers = {field.name for field in fields(script.Args) if type(field.default) in (int, float)}
+    assert numbers - set(script.BOUNDS) == {"buffer_size", "learning_starts"}
+    assert set(script.BOUNDS) <= numbers
+    for flag, bounds in script.BOUNDS.items():
+        assert bounds[0] <= getattr(script.Args(), flag) <= bounds[1]
+        assert load("dqn_atari").BOUNDS.get(flag, bounds) == bounds
+    script.check_args(script.Args())
+
+
+def refusal(script, args, capsys):
+    """What `check_args` prints; empty if it refuses nothing."""
+    try:
+        script.check_args(args)
+    except SystemExit as exit:
+        assert exit.code == 2
+    return capsys.readouterr().err
+
+
+def test_bounds_are_kept(capsys):
+    """Each bound is enforced on both sides, and its ends are allowed."""
+    script = load("dqn_atari_mexp")
+    for flag, (least, most) in script.BOUNDS.items():
+        flag_name = flag.replace("_", "-")
+        for value in (least - 1, float("nan"), *([most + 1] if most < float("inf") else [])):
+            line = refusal(script, script.Args(**{flag: value}), capsys)
+            assert line.startswith(f"error: --{flag_name} {value} must be at least {least}"), line
+        for value in (least, most):
+            others = {"batch_size": 4} if flag == "num_envs" else {}
+            line = refusal(script, script.Args(**{flag: value} | others), capsys)
+            assert f"--{flag_name} " not in line, line
+
+
+def test_a_forks_own_flag_is_left_alone(capsys):
+    """A fork's flag needs no entry anywhere; what the script knows is checked as before."""
+    script = load("dqn_atari_mexp")
+
+    @dataclass
+    class ForkedArgs(script.Args):
+        priority_alpha: float = 0.5
+        weight_decay: float = 0.0
+        clip: float = -1.0
+        note: str = "mine"
+
+    assert refusal(script, ForkedArgs(), capsys) == ""
+    assert "--gamma 1.5 must be" in refusal(script, ForkedArgs(gamma=1.5), capsys)
+
+
+def test_checks_work_with_postponed_annotations(tmp_path, capsys):
+    """`from __future__ import annotations` turns a dataclass's types into strings."""
+    text = (ROOT / "dqn_atari_mexp.py").read_text()
+    before = "\nimport copy\n"
+    assert text.count(before) == 1
+    path = tmp_path / "dqn_postponed.py"
+    path.write_text(text.replace(before, "\nfrom __future__ import annotations\n" + before))
+    spec = importlib.util.spec_from_file_location("dqn_postponed", path)
+    sys.modules["dqn_postponed"] = script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    assert isinstance(fields(script.Args)[1].type, str)
+    assert refusal(script, script.Args(), capsys) == ""
+    assert "--gamma 1.5 must be" in refusal(script, script.Args(gamma=1.5), capsys)
+    assert "--buffer-size 0 must be at least 8" in refusal(script, script.Args(buffer_size=0), capsys)

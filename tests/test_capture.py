@@ -1,0 +1,286 @@
+"""What `capture` does with a CUDA graph, on the CPU, with stand-ins for graph and streams; test_cuda.py has real ones.
+
+The text is the same in all scripts, so one is tested.
+"""
+
+import copy
+import re
+from contextlib import contextmanager
+
+import pytest
+import torch
+import torch.nn as nn
+from conftest import bind, load, make_network
+from test_update import batch_with_all_kinds
+
+script = load("dqn_atari_mexp")
+
+
+class Stream:
+    def __init__(self, cuda, name):
+        self.cuda = cuda
+        self.name = name
+
+    def wait_stream(self, other):
+        self.cuda.events.append(f"{self.name} waits for {other.name}")
+
+
+class Graph:
+    def replay(self):
+        self.run()
+
+
+class Cuda:
+    """Stands for the GPU: runs at once what is launched, and records what is launched while a graph is captured."""
+
+    def __init__(self):
+        self.events = []
+        self.captures = 0
+        self.graph = None  # the graph that is being captured
+        self.main_stream = self.stream = Stream(self, "main")
+
+    @contextmanager
+    def use_stream(self, stream):
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    @contextmanager
+    def use_graph(self, graph):
+        before, self.stream = self.stream, Stream(self, "capture")
+        self.captures += 1
+        self.graph = graph
+        try:
+            yield
+        finally:
+            self.graph = None
+        self.stream = before  # only if all went well: so does PyTorch
+
+    def launched(self, function):
+        """`function` as the GPU sees it: while a graph is captured it is recorded, and its outputs are made but not
+        filled; replaying runs it on the inputs that it was captured with and fills those outputs."""
+        like = None
+
+        def launch(*inputs):
+            nonlocal like
+            if self.graph is None:
+                self.events.append(f"called on {self.stream.name}")
+                like = function(*inputs)
+                return like
+            outputs = tuple(torch.full_like(tensor, torch.nan) for tensor in like)
+
+            def replay():
+                self.events.append("replayed")
+                for output, result in zip(outputs, function(*inputs), strict=True):
+                    output.copy_(result)
+
+            self.graph.run = replay
+            return outputs
+
+        return launch
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    cuda = Cuda()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream(cuda, "side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: cuda.stream)
+    monkeypatch.setattr(torch.cuda, "stream", cuda.use_stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", cuda.use_graph)
+    return cuda
+
+
+def double(x, y):
+    return 2 * x, x + y
+
+
+def test_three_real_calls_then_a_graph(cuda):
+    captured = script.capture(cuda.launched(double))
+    real_call = ["side waits for main", "called on side", "main waits for side"]
+    outputs = []
+    for t in range(10):
+        x, y = torch.tensor([float(t)]), torch.tensor([10.0])
+        outputs.append(captured(x, y))
+        assert [tensor.item() for tensor in outputs[-1]] == [2 * t, t + 10]
+        if t == 2:
+            assert cuda.events == 3 * real_call
+    assert cuda.events == 3 * real_call + 7 * ["replayed"]
+    assert cuda.captures == 1 and cuda.stream is cuda.main_stream
+    assert all(a is b for later in outputs[4:] for a, b in zip(outputs[3], later, strict=True)), "the same tensors"
+    assert outputs[2][0].item() == 4, "a real call's outputs are its own"
+
+
+def test_inputs_are_copied(cuda):
+    """The graph neither reads the caller's tensors, which it may overwrite, nor writes into them."""
+    captured = script.capture(cuda.launched(double))
+    x = torch.zeros(2)
+    different = [torch.full((2,), float(t)) for t in range(6)]
+    for t in range(6):
+        x.fill_(t)
+        outputs = captured(x, different[t])
+        x.fill_(-1)
+        assert outputs[0].tolist() == outputs[1].tolist() == [2.0 * t] * 2
+    assert [y.tolist() for y in different] == [[float(t)] * 2 for t in range(6)]
+
+
+def test_two_graphs_of_one_function_do_not_meet(cuda):
+    function = cuda.launched(double)
+    one, other = script.capture(function), script.capture(function)
+    for t in range(6):
+        small, large = one(torch.full((1,), t), torch.zeros(1)), other(torch.full((5,), 3 * t), torch.zeros(5))
+        assert small[0].tolist() == [2 * t] and large[0].tolist() == 5 * [6 * t]
+    assert cuda.captures == 2
+
+
+def test_another_shape_or_type_is_refused(cuda):
+    captured = script.capture(cuda.launched(double))
+    for _ in range(5):
+        captured(torch.zeros(3, 2), torch.zeros(3, 2))
+    for shape in ((4, 2), (1, 2), (3, 1)):  # the last two would be broadcast
+        with pytest.raises(RuntimeError, match=r"captured for .*\[3, 2\].* not .*" + re.escape(str(list(shape)))):
+            captured(torch.zeros(shape), torch.zeros(3, 2))
+    with pytest.raises(RuntimeError, match="captured for .*float32.* not .*int64"):
+        captured(torch.zeros(3, 2), torch.zeros(3, 2, dtype=torch.int64))
+    assert captured(torch.ones(3, 2), torch.zeros(3, 2))[0].eq(2).all()
+
+
+class Deep(nn.Module):
+    """A network of 40 parameter tensors, more than Nature DQN's ten."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        layers = [nn.Linear(16, 16) for _ in range(19)]
+        self.layers = nn.Sequential(nn.AdaptiveAvgPool2d(2), nn.Flatten(), *layers, nn.Linear(16, 6))
+
+    def forward(self, obs):
+        return self.layers(obs.float() / 255)
+
+
+def nature_network():
+    torch.manual_seed(1)
+    return make_network(script, 6, 2.5)
+
+
+def learner(network, optimizer_class=torch.optim.Adam, lr=1e-3):
+    """`update` bound to a copy of the network; what it trains."""
+    network = copy.deepcopy(network)
+    optimizer = optimizer_class(network.parameters(), lr=lr, fused=True)
+    learn, _ = bind(script, network, copy.deepcopy(network), optimizer)
+    return learn, network, optimizer
+
+
+def batches(count):
+    """Batches that differ."""
+    batch = batch_with_all_kinds(script)
+    return [batch._replace(rewards=batch.rewards + t) for t in range(count)]
+
+
+def assert_same_weights(network, other):
+    for a, b in zip(network.parameters(), other.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("make", [nature_network, Deep])
+def test_ten_captured_updates_are_ten_plain_ones(cuda, make):
+    """Nothing is done twice, none is left out: the same losses, TD errors, weights and moments."""
+    network = make()
+    plain, plain_network, plain_optimizer = learner(network)
+    function, captured_network, optimizer = learner(network)
+    captured = script.capture(cuda.launched(function), optimizer)
+    for batch in batches(10):
+        for expected, got in zip(plain(*batch), captured(*batch), strict=True):
+            assert torch.equal(expected, got)
+    assert_same_weights(plain_network, captured_network)
+    assert len(list(network.parameters())) == {nature_network: 10, Deep: 40}[make]
+    assert [state["step"].item() for state in optimizer.state.values()] == [10] * len(list(network.parameters()))
+    for ours, theirs in zip(optimizer.state.values(), plain_optimizer.state.values(), strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert cuda.events.count("called on side") == 3 and cuda.events.count("replayed") == 7
+
+
+def test_changed_numbers_of_the_optimizer_are_refused(cuda):
+    """A graph would go on with the old ones without a word."""
+    function, network, optimizer = learner(Deep())
+    captured = script.capture(cuda.launched(function), optimizer)
+    for t, batch in enumerate(batches(6)):
+        if t < 3:
+            optimizer.param_groups[0]["lr"] = 1e-3 / (t + 1)  # before the capture it may change
+        captured(*batch)
+    before = copy.deepcopy(network)
+    for name, value in (("lr", 1e-4), ("eps", 1e-3), ("betas", (0.9, 0.99))):
+        captured_value, optimizer.param_groups[0][name] = optimizer.param_groups[0][name], value
+        with pytest.raises(RuntimeError, match="learning rate.*--no-cuda-graphs"):
+            captured(*batch)
+        optimizer.param_groups[0][name] = captured_value
+    assert_same_weights(before, network)
+    captured(*batch)
+    assert not torch.equal(before.layers[2].weight, network.layers[2].weight), "it goes on once it is put back"
+
+
+def test_a_learning_rate_in_a_tensor_may_change(cuda):
+    plain, plain_network, plain_optimizer = learner(Deep(), lr=torch.tensor(1e-3))
+    function, network, optimizer = learner(Deep(), lr=torch.tensor(1e-3))
+    captured = script.capture(cuda.launched(function), optimizer)
+    for t, batch in enumerate(batches(8)):
+        for each in (plain_optimizer, optimizer):
+            each.param_groups[0]["lr"].fill_(1e-3 / (t + 1))
+        plain(*batch)
+        captured(*batch)
+    assert_same_weights(plain_network, network)
+
+
+@pytest.mark.parametrize("place", ["before the step", "in the backward pass"])
+def test_a_failed_capture_leaves_real_calls(cuda, capsys, place):
+    """One line says so. What the failed capture left in the gradients is not learned from."""
+
+    class Uncapturable(torch.optim.Adam):
+        def step(self, closure=None):
+            if cuda.graph is not None:
+                raise RuntimeError("operation not permitted\n when stream is capturing")
+            return super().step(closure)
+
+    network = nature_network()
+    plain, plain_network, _ = learner(network)
+    function, captured_network, optimizer = learner(network, Uncapturable)
+    if place == "in the backward pass":
+
+        def fail_while_capturing(gradient):
+            if cuda.graph is not None:
+                raise RuntimeError("operation not permitted\n when stream is capturing")
+
+        captured_network.network[0].weight.register_hook(fail_while_capturing)  # the others have their gradient then
+
+    calls = []
+
+    def counted(*inputs):
+        calls.append("capture" if cuda.graph is not None else cuda.stream.name)
+        return function(*inputs)
+
+    captured = script.capture(counted, optimizer)
+    printed = []
+    for batch in batches(10):
+        for expected, got in zip(plain(*batch), captured(*batch), strict=True):
+            assert torch.equal(expected, got)
+        printed.append(capsys.readouterr())
+    assert_same_weights(plain_network, captured_network)
+    assert calls == 3 * ["side"] + ["capture"] + 7 * ["main"] and cuda.captures == 1
+    line = "warning: no CUDA graph, which is slower: operation not permitted when stream is capturing\n"
+    assert [out for out, _ in printed] == ["", "", "", line, "", "", "", "", "", ""]
+    assert "".join(err for _, err in printed) == ""
+
+
+def test_it_goes_on_with_another_shape_after_a_failed_capture(cuda):
+    """Without a graph nothing is frozen."""
+
+    def function(x):
+        if cuda.graph is not None:
+            raise RuntimeError("no")
+        return x + 1
+
+    captured = script.capture(function)
+    for t in range(1, 7):
+        assert torch.equal(captured(torch.zeros(t)), torch.ones(t))
