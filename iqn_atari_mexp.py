@@ -25,6 +25,7 @@ import copy
 import csv
 import ctypes
 import difflib
+import fcntl
 import glob
 import importlib.metadata
 import importlib.util
@@ -40,7 +41,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal, NamedTuple, NoReturn, Optional
+from typing import Literal, NamedTuple, NoReturn, Optional, TextIO
 
 import ale_py
 import gymnasium
@@ -73,8 +74,8 @@ class Args:
 
     # ENVIRONMENT
     env_id: str = "ALE/Breakout-v5"  # the game; `Breakout-v5` and `BreakoutNoFrameskip-v4` name the same ROM
-    num_envs: int = 1  # emulators, each in its own thread; all schedules count the agent steps of all together
-    full_action_space: bool = True  # 18 actions (Machado et al. 2018), or only those that do something in the game
+    num_envs: int = 1  # emulators, run in threads; all schedules count the agent steps of all together
+    full_action_space: bool = True  # 18 actions (Machado et al. 2018; 9 in Skiing), or only those that do something
     terminal_on_life_loss: bool = False  # if toggled, a lost life is terminal for learning; the game itself goes on
 
     # AGENT
@@ -429,7 +430,7 @@ class ReplayBuffer:
         """The filled slots; on the CPU the tensors share the buffer's memory."""
         filled = self.filled()
         return {
-            "frames": self.frames[:filled].cpu(),
+            "frames": torch.from_numpy(self.frames[:filled].cpu().numpy()),  # a slice would save all of it
             "actions": torch.from_numpy(self.actions[:filled]),
             "rewards": torch.from_numpy(self.rewards[:filled]),
             "terminated": torch.from_numpy(self.terminated[:filled]),
@@ -544,7 +545,8 @@ def record_video(path: Path, args: Args, seeds: np.ndarray, actions: list[int]) 
     envs = AtariEnvs(args.env_id, 1, args.full_action_space, **colour)
     path.parent.mkdir(exist_ok=True)
     zoom = ["-vf", "scale=320:420:flags=neighbor"]
-    video = imageio_ffmpeg.write_frames(str(path), (160, 210), fps=15, macro_block_size=1, output_params=zoom)
+    file = str(path.absolute())
+    video = imageio_ffmpeg.write_frames(file, (160, 210), fps=15, macro_block_size=1, output_params=zoom)
     video.send(None)  # starts the generator
     video.send(envs.reset(seeds).tobytes())
     for action in actions[:-1]:  # the last one ends the episode
@@ -661,7 +663,6 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
     "num_quantile_samples": (1, math.inf),
     "gamma": (0, 1),
     "target_network_frequency": (1, math.inf),
-    "batch_size": (1, math.inf),
     "start_e": (0, 1),
     "end_e": (0, 1),
     "exploration_steps": (1, math.inf),
@@ -677,10 +678,13 @@ def check_args(args: Args) -> None:
     """Refuse values that cannot work."""
     bounds = BOUNDS | {
         "buffer_size": (8 * args.num_envs, math.inf),
+        "batch_size": (1, args.buffer_size),
         "learning_starts": (args.batch_size, args.buffer_size),
     }
-    for name, (least, most) in bounds.items():
-        value = getattr(args, name)
+    for name, value in vars(args).items():
+        if name not in bounds:
+            continue
+        least, most = bounds[name]
         if not least <= value <= most:
             at_most = f" and at most {most}" if most < math.inf else ""
             fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
@@ -689,16 +693,19 @@ def check_args(args: Args) -> None:
 
 
 def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
-    """Load a saved model; refuses another architecture and, by the run's `config.json` beside it, another k."""
+    """Load a saved model; refuses another architecture and, by the `config.json` beside it, another game or k."""
     try:
         q_network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         config = path.with_name("config.json")
         trained = json.loads(config.read_text())["args"] if config.exists() else vars(args)
+        k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
+        env_id = trained.get("env_id", args.env_id)
     except Exception as error:  # torch raises whatever a file that is no model leads to
         fail(f"--eval-only {path} is no model of this script and these flags: {error}")
-    k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
+    if env_id != args.env_id:
+        fail(f"--eval-only {path} was trained on {env_id}, not {args.env_id}; add --env-id {env_id}")
     if k != vars(args).get("mean_scaling_coefficient", 0):
-        fail(f"--eval-only {path} has k = {k:g}; use the _mexp script with that k, or the baseline and model_folded.pt")
+        fail(f"--eval-only {path} has k = {k}; use the _mexp script with that k, or the baseline and model_folded.pt")
 
 
 def find_runs(args: Args) -> list[Path]:
@@ -709,11 +716,16 @@ def find_runs(args: Args) -> list[Path]:
     return sorted(folders, key=lambda folder: int(folder.name.removeprefix(stem.name)))
 
 
+def plain(args: Args) -> dict:
+    """The arguments as `config.json` and a checkpoint keep them: a tuple becomes a list, a Path a string."""
+    return json.loads(json.dumps(vars(args), default=str))
+
+
 def new_run(args: Args, num_actions: int, device_name: str, packages: tuple[str, ...]) -> Path:
     """Make a run's folder, named by the time in seconds, with its `config.json`."""
     git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
     config = {
-        "args": vars(args),
+        "args": plain(args),
         "finished": False,
         "num_actions": num_actions,
         "git_commit": git.stdout.strip() or None,
@@ -745,7 +757,7 @@ def other_flags(args: Args, old_args: dict) -> list[str]:
     """The flags, with their old values, in which a run differs from this one in a way that could change its results."""
     may_differ = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model", "capture_video")
     flags = []
-    for name, value in vars(args).items():
+    for name, value in plain(args).items():
         old_value = old_args.get(name, value)
         if name in may_differ or old_value == value:
             continue
@@ -785,6 +797,18 @@ def run_to_resume(args: Args) -> Optional[Path]:
     return newest
 
 
+def lock_run(run_dir: Path) -> TextIO:
+    """Keep other processes from going on with this run while ours does. The open file that is returned is the lock."""
+    file = open(run_dir / "config.json", "r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fail(f"--resume: another process is at work on {run_dir}; wait for its end, or stop it")
+    except OSError:
+        pass  # a file system that has no locks
+    return file
+
+
 def log_files(run_dir: Path) -> list[Path]:
     """What a run appends to: `eval.csv` and TensorBoard's events."""
     return [*run_dir.glob("eval.csv"), *run_dir.glob("events.out.tfevents.*")]
@@ -799,7 +823,7 @@ def save_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Ge
     unfinished = run_dir / "checkpoint.tmp"
     try:
         checkpoint = {
-            "args": vars(args),
+            "args": plain(args),
             "stateful": {name: thing.state_dict() for name, thing in stateful.items()},
             "counters": counters,
             "rng": rng.bit_generator.state,
@@ -807,6 +831,9 @@ def save_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Ge
             "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
             "log_sizes": {log.name: log.stat().st_size for log in log_files(run_dir)},
         }
+        for log in log_files(run_dir):  # a checkpoint on the disk must not be ahead of the logs there
+            with open(log, "rb") as file:
+                os.fsync(file.fileno())
         with open(unfinished, "wb") as file:
             torch.save(checkpoint, file)
             os.fsync(file.fileno())
@@ -830,24 +857,29 @@ def load_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Ge
     try:
         if flags := other_flags(args, checkpoint["args"]):
             fail(f"--resume: {run_dir} ran with {' '.join(flags)}; repeat that, or start a new run without --resume")
+        log_sizes = checkpoint["log_sizes"]
+        for name, size in log_sizes.items():
+            if not (run_dir / name).exists() or (run_dir / name).stat().st_size < size:
+                fail(f"--resume: {run_dir / name} is shorter than it was; put it back, or start a new run")
         for name, thing in stateful.items():
             saved = checkpoint["stateful"][name]
             if name != "buffer":  # too large to copy, and it does not go on using the tensors it is given
                 saved = copy.deepcopy(saved)
             thing.load_state_dict(saved)
-    except (KeyError, RuntimeError, ValueError) as error:
-        fail(f"--resume: {path} is of another version of this script ({error}); start a new run without --resume")
-    rng.bit_generator.state = checkpoint["rng"]
-    torch.set_rng_state(checkpoint["torch_rng"])
-    if torch.cuda.is_initialized() and checkpoint["cuda_rng"] is not None:
-        torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        rng.bit_generator.state = checkpoint["rng"]
+        torch.set_rng_state(checkpoint["torch_rng"])
+        if torch.cuda.is_initialized() and checkpoint["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        counters = checkpoint["counters"]
+    except Exception as error:  # whatever a file of another version leads to
+        fail(f"--resume: {path} is of another version of this script ({error!r}); start a new run without --resume")
     for log in log_files(run_dir):
-        if log.name in checkpoint["log_sizes"]:
-            os.truncate(log, checkpoint["log_sizes"][log.name])
+        if log.name in log_sizes:
+            os.truncate(log, log_sizes[log.name])
         else:
             log.unlink()
-    print(f"--resume: {run_dir} goes on from step {checkpoint['counters']['global_step']:,}")
-    return checkpoint["counters"]
+    print(f"--resume: {run_dir} goes on from step {counters['global_step']:,}")
+    return counters
 
 
 def log_training(writer: SummaryWriter, epsilon: float, losses: dict, global_step: int, wall_time: float) -> None:
@@ -909,7 +941,7 @@ if __name__ == "__main__":
         if args.mean_scaling_coefficient is None:
             args.mean_scaling_coefficient = float(envs.num_actions)
         q_network = QNetwork(envs.num_actions, args.mean_scaling_coefficient)
-        if not args.eval_only:
+        if args.eval_only is None:
             buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
             buffer = ReplayBuffer(args.buffer_size, args.num_envs, buffer_device)
     except (ValueError, MemoryError) as error:
@@ -948,7 +980,7 @@ if __name__ == "__main__":
             record_video(folder / "videos" / f"step_{step}.mp4", args, seeds, actions)
         return metrics
 
-    if args.eval_only:
+    if args.eval_only is not None:
         load_model(Path(args.eval_only), args, q_network)
         evaluation_phase(0, Path(args.eval_only).parent)
         raise SystemExit
@@ -959,9 +991,11 @@ if __name__ == "__main__":
     counters = {"global_step": 0, "wall_time": 0.0, "losses": {}}
     run_dir = run_to_resume(args) if args.resume else None
     if run_dir:
+        lock = lock_run(run_dir)
         counters = load_checkpoint(run_dir, args, stateful, rng)
     else:
         run_dir = new_run(args, envs.num_actions, device_name, ("torch", "numpy", "ale-py", "gymnasium"))
+        lock = lock_run(run_dir)
     global_step = counters["global_step"]
     losses = counters["losses"]
     start_time = time.time() - counters["wall_time"]

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import io
 import json
 import re
 from types import SimpleNamespace
@@ -13,16 +14,28 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import ROOT, load, run, run_folders
-from test_bad_input import checkpointed_run, refused
+from conftest import load, run, run_folders
+from test_bad_input import checkpointed_run, put, refused
 from test_evaluation import A, B, C, ScriptedEnvs, by_hand, q_values
 from test_outputs import COLUMNS
-from test_resume import kill_at, killed_and_resumed, scalars
+from test_resume import (
+    assert_same_run,
+    assert_same_weights,
+    fork,
+    kill_at,
+    killed_and_resumed,
+    new_folders,
+    run_here,
+    scalars,
+)
 
 script = load("minatar_mexp")
 CPU = torch.device("cpu")
 GAMES = {"Asterix": 5, "Breakout": 3, "Freeway": 3, "Seaquest": 6, "SpaceInvaders": 4}  # actions that do something
-SHORT = "--batch-size 8 --learning-starts 64 --buffer-size 400 --eval-envs 4 --eval-episodes 6"
+SHORT = (
+    "--batch-size 8 --learning-starts 64 --buffer-size 400 --train-frequency 16 --eval-envs 4 --eval-episodes 6 "
+    "--eval-epsilon 1"
+)
 
 
 # THE GAMES
@@ -41,13 +54,13 @@ def test_against_the_package(game, num_actions):
     scores, lengths = [0, 0, 0], [0, 0, 0]
     for _ in range(3000):
         actions = rng.integers(num_actions, size=3)
-        obs, rewards, terminated, truncated, first, extra = envs.step(actions)
+        obs, rewards, terminated, truncated, done, info = envs.step(actions)
         for i, single in enumerate(alone):
             reward, over = single.act(single.minimal_action_set()[actions[i]])
             scores[i], lengths[i] = scores[i] + reward, lengths[i] + 1
-            assert (rewards[i], terminated[i], truncated[i], first[i]) == (reward, over, False, over)
-            assert np.array_equal(extra["final_obs"][i], single.state())
-            assert (extra["score"][i], extra["length"][i]) == (scores[i], lengths[i])
+            assert (rewards[i], terminated[i], truncated[i], done[i]) == (reward, over, False, over)
+            assert np.array_equal(info["final_obs"][i], single.state())
+            assert (info["score"][i], info["length"][i]) == (scores[i], lengths[i])
             if over:
                 single.reset()
                 scores[i], lengths[i], ends = 0, 0, ends + 1
@@ -94,11 +107,11 @@ def test_truncation():
     envs, single = script.MinAtarEnvs("Freeway", 2, max_steps=6), minatar.Environment("freeway")
     envs.reset(np.array([3, 4])), single.seed(3), single.reset()
     for t in range(1, 15):
-        obs, _, terminated, truncated, first, extra = envs.step(np.array([1, 1]))
+        obs, _, terminated, truncated, done, info = envs.step(np.array([1, 1]))
         single.act(2)
-        assert truncated.tolist() == first.tolist() == [t % 6 == 0] * 2 and not terminated.any()
-        assert np.array_equal(extra["final_obs"][0], single.state())
-        assert extra["length"].tolist() == [(t - 1) % 6 + 1] * 2
+        assert truncated.tolist() == done.tolist() == [t % 6 == 0] * 2 and not terminated.any()
+        assert np.array_equal(info["final_obs"][0], single.state())
+        assert info["length"].tolist() == [(t - 1) % 6 + 1] * 2
         if t % 6 == 0:
             assert obs[0, :, :, 0].argmax() // 10 == 9, "the chicken starts at the bottom"
             single.reset()
@@ -116,11 +129,11 @@ def test_replay_against_a_list(num_envs, capacity):
     obs = envs.reset(np.arange(num_envs))
     for _ in range(200):
         actions = rng.integers(3, size=num_envs)
-        next_obs, rewards, terminated, truncated, _, extra = envs.step(actions)
+        next_obs, rewards, terminated, truncated, _, info = envs.step(actions)
         rewards = rewards + rng.integers(9, size=num_envs)  # so that transitions can be told apart
-        buffer.append(obs, extra["final_obs"], actions, rewards, terminated)
+        buffer.append(obs, info["final_obs"], actions, rewards, terminated)
         for i in range(num_envs):
-            kept.append((obs[i], extra["final_obs"][i], actions[i], rewards[i], terminated[i]))
+            kept.append((obs[i], info["final_obs"][i], actions[i], rewards[i], terminated[i]))
         obs, cut = next_obs, cut + truncated.sum()
     assert cut > 3
     kept = kept[-capacity:]
@@ -133,11 +146,11 @@ def test_replay_against_a_list(num_envs, capacity):
     for transition in kept:
         wanted[key(*transition)] = wanted.get(key(*transition), 0) + 1
     for _ in range(400):
-        frames, actions, rewards, terminated = buffer.sample(32, rng, CPU)
-        assert (frames.dtype, actions.dtype) == (torch.bool, torch.int64)
-        assert rewards.dtype == terminated.dtype == torch.float32 and actions.shape == (32,)
-        for b in range(32):
-            name = key(frames[b, 0], frames[b, 1], actions[b], rewards[b], terminated[b])
+        batch = buffer.sample(32, rng, CPU)
+        assert batch.obs.dtype == batch.next_obs.dtype == torch.bool and batch.actions.dtype == torch.int64
+        assert batch.rewards.dtype == batch.terminated.dtype == torch.float32 and batch.actions.shape == (32,)
+        for obs, action, reward, next_obs, terminated in zip(*batch, strict=True):
+            name = key(obs, next_obs, action, reward, terminated)
             drawn[name] = drawn.get(name, 0) + 1
     assert set(drawn) <= set(wanted)
     expected = {name: 400 * 32 * count / len(kept) for name, count in wanted.items()}
@@ -145,8 +158,15 @@ def test_replay_against_a_list(num_envs, capacity):
 
 
 def test_replay_state():
+    """What is saved is what is filled, and not a byte of the rest."""
     buffer, rng = script.ReplayBuffer(50, (10, 10, 4), CPU), np.random.default_rng(0)
-    for _ in range(31):
+    for number in range(31):
+        if number == 10:
+            file = io.BytesIO()
+            torch.save(buffer.state_dict()["frames"].clone(), file)
+            filled = len(file.getvalue())
+            torch.save(buffer.state_dict()["frames"], file)
+            assert len(file.getvalue()) == 2 * filled
         pair = rng.random((2, 2, 10, 10, 4)) < 0.3
         buffer.append(pair[0], pair[1], rng.integers(3, size=2), rng.random(2), rng.random(2) < 0.5)
     other = script.ReplayBuffer(50, (10, 10, 4), CPU)
@@ -172,40 +192,45 @@ def networks(k):
     return network, target.requires_grad_(False)
 
 
-def batch():
+def make_batch():
     rng = np.random.default_rng(2)
-    frames, actions = torch.from_numpy(rng.random((16, 2, 10, 10, 4)) < 0.2), torch.from_numpy(rng.integers(3, size=16))
-    rewards, terminated = (
-        torch.from_numpy(rng.integers(4, size=16)).float(),
-        torch.arange(16).remainder(4).eq(1).float(),
+    frames = torch.from_numpy(rng.random((16, 2, 10, 10, 4)) < 0.2)
+    return script.Batch(
+        obs=frames[:, 0],
+        actions=torch.from_numpy(rng.integers(3, size=16)),
+        rewards=torch.from_numpy(rng.integers(4, size=16)).float(),
+        next_obs=frames[:, 1],
+        terminated=torch.arange(16).remainder(4).eq(1).float(),
     )
-    return frames, actions, rewards, terminated
 
 
-def action_values(weights, obs, k):
+def values_by_hand(weights, obs, k):
     """The network in float64 from its weights; the layer as a product with M_k."""
     x = F.relu(F.conv2d(obs.double().permute(0, 3, 1, 2), weights["network.0.weight"], weights["network.0.bias"]))
     x = F.relu(F.linear(x.flatten(1), weights["network.3.weight"], weights["network.3.bias"]))
-    z = F.linear(x, weights["network.5.weight"], weights["network.5.bias"])
+    z = F.linear(x, weights["output.weight"], weights["output.bias"])
     return z @ (torch.eye(z.shape[1]) + k / z.shape[1]).double().T
 
 
 @pytest.mark.parametrize("k", [0.0, 3.0])
 def test_one_step_equals_the_formula(k):
     network, target = networks(k)
-    frames, actions, rewards, terminated = batch()
+    batch = make_batch()
     weights = {name: value.double().clone().requires_grad_() for name, value in network.state_dict().items()}
     target_weights = {name: value.double() for name, value in target.state_dict().items()}
-    q, q_next = action_values(weights, frames[:, 0], k), action_values(target_weights, frames[:, 1], k)
-    loss = 0.0
+    q = values_by_hand(weights, batch.obs, k)
+    q_next = values_by_hand(target_weights, batch.next_obs, k)
+    errors = []
     for b in range(16):
-        bootstrap = 0.0 if terminated[b] else 0.9 * max(q_next[b].tolist())
-        loss = loss + 0.5 * (float(rewards[b]) + bootstrap - q[b, actions[b]]) ** 2
+        bootstrap = 0.0 if batch.terminated[b] else 0.9 * max(q_next[b].tolist())
+        errors.append(float(batch.rewards[b]) + bootstrap - q[b, batch.actions[b]])
+    loss = sum(0.5 * error**2 for error in errors)
     loss.backward()
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-3, eps=3.125e-4, fused=True)
-    got_loss, got_q = script.update(network, target, optimizer, 0.9, frames, actions, rewards, terminated)
+    got_loss, got_q, got_errors = script.update(network, target, optimizer, script.Args(gamma=0.9), batch)
     assert got_loss.item() == pytest.approx(loss.item(), rel=1e-5)
-    assert got_q.item() == pytest.approx(q.gather(1, actions[:, None]).mean().item(), rel=1e-4, abs=1e-6)
+    assert got_q.item() == pytest.approx(q.gather(1, batch.actions[:, None]).mean().item(), rel=1e-4, abs=1e-6)
+    torch.testing.assert_close(got_errors.double(), torch.stack(errors).detach(), rtol=1e-4, atol=1e-5)
     for name, parameter in network.named_parameters():
         gradient = weights[name].grad
         expected = weights[name].detach() - 1e-3 * gradient / (gradient.abs() + 3.125e-4)  # Adam's first step
@@ -213,52 +238,56 @@ def test_one_step_equals_the_formula(k):
     assert all(torch.equal(value.double(), target_weights[name]) for name, value in target.state_dict().items())
 
 
-def test_k_zero_builds_the_plain_network():
-    """The same modules as a network written without the layer, and 20 updates of the same bits."""
+class Plain(nn.Module):
+    """The network written without the layer."""
 
-    class Plain(nn.Module):
-        def __init__(self):
-            super().__init__()
-            self.network = nn.Sequential(
-                nn.Conv2d(4, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 128), nn.ReLU(), nn.Linear(128, 3)
-            )
+    def __init__(self):
+        super().__init__()
+        self.network = nn.Sequential(nn.Conv2d(4, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(1024, 128), nn.ReLU())
+        self.output = nn.Linear(128, 3)
 
-        def forward(self, obs):
-            return self.network(obs.permute(0, 3, 1, 2).float().contiguous())
+    def forward(self, obs):
+        return self.output(self.network(obs.permute(0, 3, 1, 2).float().contiguous()))
 
+
+def test_k_zero_is_the_plain_network():
+    """The layer at k = 0 changes no bit: not of the values, and not of the weights after 20 updates."""
     network, plain = networks(0.0)[0], Plain()
-    assert [type(module) for module in network.network] == [type(module) for module in plain.network]
     plain.load_state_dict(network.state_dict())
-    runs = []
+    assert isinstance(network.mean_expansion, script.MeanExpansion) and network.mean_expansion.k == 0
+    assert torch.equal(network(make_batch().obs), plain(make_batch().obs))
+    losses = []
     for net in (network, plain):
         target, optimizer = copy.deepcopy(net), torch.optim.Adam(net.parameters(), lr=2.5e-4, fused=True)
-        runs.append([script.update(net, target, optimizer, 0.99, *batch())[0].item() for _ in range(20)])
-    assert runs[0] == runs[1] and len(set(runs[0])) == 20
-    for k in (3.0, 0.5):
-        assert isinstance(networks(k)[0].network[-1], script.MeanExpansion)
+        updates = [script.update(net, target, optimizer, script.Args(), make_batch()) for _ in range(20)]
+        losses.append([loss.item() for loss, _, _ in updates])
+    assert losses[0] == losses[1] and len(set(losses[0])) == 20
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name])
     for k in (-1.0, float("nan"), float("inf")):
         with pytest.raises(ValueError, match="--mean-scaling-coefficient"):
             script.QNetwork(4, 3, k)
 
 
-def test_initialisation_and_act():
+def test_initialisation_and_action_values():
     network, _ = networks(3.0)
-    layers = [layer for layer in network.network if hasattr(layer, "weight")]
+    layers = [layer for layer in network.modules() if hasattr(layer, "weight")]
     assert [tuple(layer.weight.shape) for layer in layers] == [(16, 4, 3, 3), (128, 1024), (3, 128)]
     for i, layer in enumerate(layers):
         spread = layer.weight.std().item() * layer.weight[0].numel() ** 0.5
         assert abs(spread - 1) < 5 / (2 * layer.weight.numel()) ** 0.5
         assert torch.equal(layer.bias, torch.full_like(layer.bias, 0.0 if i == 2 else 0.1))
-    obs = batch()[0][:, 0]
-    expected = action_values({name: value.double() for name, value in network.state_dict().items()}, obs, 3.0)
-    torch.testing.assert_close(script.act(network, obs).double(), expected, rtol=1e-5, atol=1e-5)
+    obs = make_batch().obs
+    expected = values_by_hand({name: value.double() for name, value in network.state_dict().items()}, obs, 3.0)
+    torch.testing.assert_close(script.action_values(network, obs).double(), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("k", [0.0, 0.5, 3.0])
 def test_folding(k):
     network, plain = networks(k)[0], script.QNetwork(4, 3, 0.0)
     plain.load_state_dict(network.folded_state_dict())
-    torch.testing.assert_close(plain(batch()[0][:, 0]), network(batch()[0][:, 0]), rtol=1e-5, atol=1e-5)
+    obs = make_batch().obs
+    torch.testing.assert_close(plain(obs), network(obs), rtol=1e-5, atol=1e-5)
 
 
 # EVALUATION
@@ -286,7 +315,7 @@ class Stepped(ScriptedEnvs):
 )
 def test_metrics_by_hand(eval_episodes, expected):
     envs = Stepped([[A, C], [B]])
-    args = SimpleNamespace(seed=1, gamma=0.9, eval_episodes=eval_episodes)
+    args = SimpleNamespace(seed=1, gamma=0.9, eval_episodes=eval_episodes, eval_epsilon=0.001)
     metrics, film = script.evaluate(envs, q_values, args, 0)
     by_signs = by_hand(expected, 0.9)
     returns = [
@@ -298,12 +327,14 @@ def test_metrics_by_hand(eval_episodes, expected):
     assert [obs.tolist() for obs in film] == [[0, t] for t in range(len(A))], "the first game's first episode"
 
 
-def test_epsilon_of_the_evaluation():
+@pytest.mark.parametrize("epsilon", [0.0, 0.001, 0.1])
+def test_epsilon_of_the_evaluation(epsilon):
     envs = Stepped([[[0] * 5000]] * 4)
-    args = SimpleNamespace(seed=1, gamma=0.99, eval_episodes=4)
+    args = SimpleNamespace(seed=1, gamma=0.99, eval_episodes=4, eval_epsilon=epsilon)
     metrics, _ = script.evaluate(envs, lambda obs: np.tile([0.0, 3.0, 1.0], (4, 1)), args, 0)
     actions = np.concatenate(envs.actions)
-    assert 3 < np.count_nonzero(actions != 1) < 30  # 20,000 x 0.001 x 2/3 = 13 expected
+    expected = 20_000 * epsilon * 2 / 3  # a random action may be the best one
+    assert abs(np.count_nonzero(actions != 1) - expected) <= 3 * expected**0.5
     assert metrics["mean_q"] == pytest.approx(np.array([0.0, 3.0, 1.0])[actions].mean())
 
 
@@ -325,7 +356,8 @@ def test_outputs(finished):
     assert re.fullmatch(r"Breakout-v1__minatar_mexp__1__\d+", folder.name) and folder.parent.name == "MinAtar"
     config = json.loads((folder / "config.json").read_text())
     assert config["finished"] is True and config["args"]["env_id"] == "MinAtar/Breakout-v1"
-    assert config["args"]["mean_scaling_coefficient"] == 3.0 and config["packages"]["MinAtar"] == "1.0.15"
+    assert config["args"]["mean_scaling_coefficient"] == 3.0 and config["num_actions"] == 3
+    assert config["packages"]["MinAtar"] == "1.0.15"
     assert set(config["args"]) == set(vars(script.Args())) and not (folder / "checkpoint.pt").exists()
     assert (folder / "eval.csv").read_text().splitlines()[0] == COLUMNS
     with open(folder / "eval.csv", newline="") as file:
@@ -355,10 +387,9 @@ def test_eval_only(finished, tmp_path):
     """The saved network, and the folded one without the layer, play as the trained one."""
     folder, result = finished
     flags = f"{SHORT} --env-id Breakout --eval-only {folder}/model"
-    own = run("minatar_mexp", flags + ".pt", cwd=tmp_path).stdout.splitlines()[-1]
-    folded = run("minatar_mexp", flags + "_folded.pt --mean-scaling-coefficient 0", cwd=tmp_path).stdout.splitlines()[
-        -1
-    ]
+    own = run_here("minatar_mexp", flags + ".pt", cwd=tmp_path).stdout.splitlines()[-1]
+    result = run_here("minatar_mexp", flags + "_folded.pt --mean-scaling-coefficient 0", cwd=tmp_path)
+    folded = result.stdout.splitlines()[-1]
     numbers = [[float(x) for x in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", line)] for line in (own, folded)]
     assert own.startswith("step 0: episodes 6") and numbers[0] == pytest.approx(numbers[1], rel=2e-3)
     assert "k = 3" in refused("minatar_mexp", flags + ".pt --mean-scaling-coefficient 2", cwd=tmp_path)
@@ -371,51 +402,45 @@ RESUMED = (
 )
 
 
-@pytest.mark.parametrize("game,num_envs,k", [("Seaquest", 3, "0")])
-def test_killed_at_three_random_moments(game, num_envs, k, tmp_path):
-    flags = f"{RESUMED} 5000 --env-id {game} --num-envs {num_envs}" + (k and f" --mean-scaling-coefficient {k}")
-    killed_and_resumed("minatar_mexp", flags, tmp_path)
-
-
 def test_resumes_where_the_games_were(tmp_path):
-    """The checkpoint holds the games: a run without one is the same run, and a resumed one plays on mid-episode."""
-    for name in ("whole", "killed"):
-        (tmp_path / name).mkdir()
-    run("minatar_mexp", RESUMED, "1900 --env-id Freeway --checkpoint-frequency 0", cwd=tmp_path / "whole")
-    flags = f"{RESUMED} 1900 --env-id Freeway"
-    kill_at("minatar_mexp", flags, tmp_path / "killed", "step 900", rows=1)
-    (folder,) = run_folders(tmp_path / "killed")
-    result = run("minatar_mexp", flags, "--resume", cwd=tmp_path / "killed")
-    assert re.search("goes on from step (800|1,[26]00)", result.stdout)
-    weights = [torch.load(f / "model.pt") for f in (run_folders(tmp_path / "whole")[0], folder)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
-    assert scalars(run_folders(tmp_path / "whole")[0]) == scalars(folder)
+    """The checkpoint holds the games: a run without one is the same run, and a killed one plays on mid-episode."""
+    whole, killed = new_folders(tmp_path, "whole", "killed")
+    flags = f"{RESUMED} 1900 --env-id Seaquest"
+    run_here("minatar_mexp", flags, "--checkpoint-frequency 0", cwd=whole)
+    kill_at(1500, "minatar_mexp", flags, cwd=killed)  # evaluated at 900, checkpointed at 1,200
+    (folder,) = run_folders(killed)
+    result = run("minatar_mexp", flags, "--resume", cwd=killed)
+    assert "goes on from step 1,200" in result.stdout
+    assert_same_run(run_folders(whole)[0], folder)
+    ends = {step for tag, step, _ in scalars(folder) if tag == "charts/episodic_length"}
+    assert ends and 1200 not in ends, "the checkpoint was written in the middle of an episode"
+
+
+@pytest.mark.slow
+def test_killed_at_three_random_moments(tmp_path):
+    flags = f"{RESUMED} 5000 --env-id Seaquest --num-envs 3 --mean-scaling-coefficient 0"
+    killed_and_resumed("minatar_mexp", flags, tmp_path)
 
 
 def test_time_limit_in_training(tmp_path):
     """A copy of the script with a limit of 30 steps: where that cuts a game, the replay has the true successor, which
     is not where the next game begins, and does not call it terminal. Elsewhere transitions follow one another."""
-    text = (ROOT / "minatar_mexp.py").read_text()
-    limited = text.replace("max_steps: int = 27_000", "max_steps: int = 30")
-    assert limited != text
-    (tmp_path / "limited.py").write_text(limited)
+    limit = ("max_steps: int = 27_000", "max_steps: int = 30")
+    name = fork(tmp_path / "limited.py", limit, name="minatar_mexp")
     flags = "--env-id Freeway --batch-size 8 --learning-starts 64 --eval-frequency 0 --no-cuda"
-    _, folder = checkpointed_run(tmp_path, str(tmp_path / "limited"), flags)
-    replay = torch.load(folder / "checkpoint.pt", weights_only=True)["buffer"]
+    _, folder = checkpointed_run(tmp_path, name, flags)
+    replay = torch.load(folder / "checkpoint.pt", weights_only=True)["stateful"]["buffer"]
     frames = replay["frames"]
-    assert 100 <= len(frames) == replay["written"] < 100_000 and not replay["terminated"].any()
+    assert len(frames) == replay["written"] == 100 and not replay["terminated"].any()
     follows = (frames[:-1, 1] == frames[1:, 0]).flatten(1).all(1)
-    assert np.flatnonzero(~follows).tolist() == list(range(29, len(frames) - 1, 30))
+    assert np.flatnonzero(~follows).tolist() == [29, 59, 89]
 
 
 def test_evaluating_does_not_change_the_training(tmp_path):
-    folders = []
-    for evaluation in ("--eval-frequency 0", "--eval-frequency 150 --eval-envs 2"):
-        (tmp_path / evaluation[-3:]).mkdir()
-        run("minatar_mexp", f"{RESUMED} 500", evaluation, cwd=tmp_path / evaluation[-3:])
-        folders += run_folders(tmp_path / evaluation[-3:])
-    weights = [torch.load(folder / "model.pt") for folder in folders]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    without, often = new_folders(tmp_path, "without", "often")
+    run_here("minatar_mexp", f"{RESUMED} 500 --eval-frequency 0", cwd=without)
+    run_here("minatar_mexp", f"{RESUMED} 500 --eval-frequency 150 --eval-envs 2", cwd=often)
+    assert_same_weights(run_folders(without)[0], run_folders(often)[0])
 
 
 # BAD INPUT
@@ -442,28 +467,30 @@ def test_bad_flags(flags, words, tmp_path):
 
 
 def test_checkpoints_that_do_not_fit(tmp_path):
+    """With the games in it; what else can be wrong with one, test_bad_input.py tries by the text that all share."""
     flags, folder = checkpointed_run(tmp_path, "minatar_mexp", f"{SHORT} --env-id Asterix --eval-frequency 0")
     line = refused("minatar_mexp", flags, "--resume --gamma 0.9 --mean-scaling-coefficient 0", cwd=tmp_path)
     assert "--gamma 0.99" in line and "--mean-scaling-coefficient 5.0" in line and "--batch-size" not in line
-    content = (folder / "checkpoint.pt").read_bytes()
-    flipped = bytearray(content)
-    flipped[len(content) // 2] ^= 1
-    for damaged in (content[: len(content) // 2], b"", bytes(flipped)):
-        (folder / "checkpoint.pt").write_bytes(damaged)
-        assert "checkpoint.pt is damaged" in refused("minatar_mexp", flags, "--resume", cwd=tmp_path)
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    del checkpoint["stateful"]["envs"]
+    put(folder / "checkpoint.pt", checkpoint)
+    assert "of another version" in refused("minatar_mexp", flags, "--resume", cwd=tmp_path)
+    put(folder / "checkpoint.pt", (folder / "checkpoint.pt").read_bytes()[:-1])
+    assert "checkpoint.pt is damaged" in refused("minatar_mexp", flags, "--resume", cwd=tmp_path)
 
 
 # LEARNING
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("k", ["0", "3"])
 def test_learns_breakout(k, tmp_path):
     """60,000 steps beat the random policy's mean score by a factor of three."""
     envs, rng, scores = script.MinAtarEnvs("Breakout", 10), np.random.default_rng(0), []
     envs.reset(np.arange(10))
     for _ in range(1000):
-        *_, first, extra = envs.step(rng.integers(3, size=10))
-        scores += extra["score"][first].tolist()
+        *_, done, info = envs.step(rng.integers(3, size=10))
+        scores += info["score"][done].tolist()
     assert len(scores) > 300
     flags = "--env-id Breakout --total-timesteps 60000 --eval-frequency 60000 --exploration-steps 30000 --buffer-size"
     run("minatar_mexp", flags, f"60000 --mean-scaling-coefficient {k}", cwd=tmp_path)

@@ -2,18 +2,22 @@
 
 import csv
 import json
+import os
 import re
+import sys
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 import torch
-from conftest import SCRIPTS, TRAINED, load, run, run_folders
-from test_resume import scalars
+from conftest import IQN, SCRIPTS, TRAINED, load, run, run_folders
+from test_resume import FEW_QUANTILES, run_here, scalars
 
+# Evaluated with random actions: an untrained network may play one Breakout game for 27,000 steps
 FLAGS = (
-    "--env-id ALE/Breakout-v5 --batch-size 8 --learning-starts 100 --buffer-size 2000 --eval-frequency 1000 "
-    "--eval-steps 10 --eval-envs 2 --total-timesteps 2000 --train-frequency 20 --save-model --capture-video"
+    "--env-id ALE/Breakout-v5 --batch-size 8 --learning-starts 100 --buffer-size 2000 --eval-frequency 600 "
+    "--eval-steps 10 --eval-envs 2 --eval-epsilon 1 --total-timesteps 1200 --train-frequency 20 --save-model "
+    "--capture-video"
 )
 COLUMNS = (
     "step,episodes,score_mean,score_median,score_std,mean_q,mean_discounted_return,overestimation,action_gap,wall_time"
@@ -22,9 +26,10 @@ COLUMNS = (
 
 @pytest.fixture(scope="module", params=SCRIPTS)
 def finished(request, tmp_path_factory):
-    """A short run of each script: its name, folder, and what it printed."""
+    """A short run of each script, in a process of its own: its name, folder, and what it printed."""
     cwd = tmp_path_factory.mktemp(request.param)
-    result = run(request.param, FLAGS, cwd=cwd)
+    flags = f"{FLAGS} {FEW_QUANTILES}" if request.param in IQN else FLAGS
+    result = run(request.param, flags, cwd=cwd)
     (folder,) = run_folders(cwd)
     return request.param, folder, result
 
@@ -34,13 +39,15 @@ def test_folder_and_config(finished):
     assert re.fullmatch(rf"Breakout-v5__{name}__1__\d+", folder.name) and folder.parent.name == "ALE"
     assert folder.parent.parent.name == "runs"
     config = json.loads((folder / "config.json").read_text())
-    assert config["finished"] is True and config["args"]["batch_size"] == 8
+    assert config["finished"] is True and config["args"]["batch_size"] == 8 and config["num_actions"] == 18
     assert set(config["args"]) == set(vars(load(name).Args()))
     assert config["packages"]["torch"] == torch.__version__ and "ale-py" in config["packages"]
     assert "CPU" in config["device"] and (config["git_commit"] is None or len(config["git_commit"]) == 40)
     if name.endswith("_mexp"):
         assert config["args"]["mean_scaling_coefficient"] == 18.0
-    assert not (folder / "checkpoint.pt").exists()
+    left = {path.name.split(".")[0] for path in folder.iterdir()}
+    folded = {"model_folded"} if name.endswith("_mexp") else set()
+    assert left == {"config", "eval", "events", "model", "videos"} | folded, "no checkpoint and nothing unfinished"
 
 
 def test_eval_csv(finished):
@@ -48,7 +55,7 @@ def test_eval_csv(finished):
     assert (folder / "eval.csv").read_text().splitlines()[0] == COLUMNS
     with open(folder / "eval.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [row["step"] for row in rows] == ["1000", "2000"]
+    assert [row["step"] for row in rows] == ["600", "1200"]
     for row in rows:
         assert int(row["episodes"]) >= 2 and float(row["wall_time"]) > 0
         q, g = float(row["mean_q"]), float(row["mean_discounted_return"])
@@ -63,6 +70,10 @@ def test_tensorboard(finished):
     assert tags >= {"charts/episodic_return", "charts/episodic_length", "charts/epsilon", "losses/td_loss"}
     assert tags >= {"losses/q_values", "eval/episodic_return", "eval/mean_q", "eval/mean_discounted_return"}
     assert tags >= {"eval/overestimation", "eval/action_gap"}
+    epsilons = {step: value for tag, step, value in values if tag == "charts/epsilon"}
+    assert epsilons == {1000: pytest.approx(1 - 0.99 * 1000 / 1_000_000)}
+    lengths = [(step, value) for tag, step, value in values if tag == "charts/episodic_length"]
+    assert [step for step, _ in lengths] == np.cumsum([value for _, value in lengths]).tolist()
     with open(folder / "eval.csv", newline="") as file:
         for row in csv.DictReader(file):
             for tag, column in (("episodic_return", "score_mean"), ("action_gap", "action_gap"), ("mean_q", "mean_q")):
@@ -71,16 +82,16 @@ def test_tensorboard(finished):
 
 
 def test_terminal(finished):
-    name, folder, result = finished
+    _, _, result = finished
     assert result.stdout.splitlines()[0].startswith("device: CPU")
-    assert "step/s" in result.stderr and "score=" in result.stderr and "2000/2000" in result.stderr
+    assert "step/s" in result.stderr and "score=" in result.stderr and "1200/1200" in result.stderr
 
 
 def test_video_plays(finished):
     _, folder, _ = finished
-    videos = sorted((folder / "videos").iterdir())
-    assert [video.name for video in videos] == ["step_1000.mp4", "step_2000.mp4"]
-    frames = imageio_ffmpeg.read_frames(str(videos[0]))
+    videos = {video.name: video for video in (folder / "videos").iterdir()}
+    assert set(videos) == {"step_600.mp4", "step_1200.mp4"}
+    frames = imageio_ffmpeg.read_frames(str(videos["step_600.mp4"]))
     meta = next(frames)
     assert meta["size"] == (320, 420) and meta["fps"] == 15
     pictures = [np.frombuffer(frame, np.uint8).reshape(420, 320, 3) for frame in frames]
@@ -102,37 +113,63 @@ def test_video_shows_the_evaluated_episode(tmp_path):
     colour.reset(seeds)
     for action in film:
         colour.send(np.array([action]))
-        *_, first, extra = colour.recv()
-    assert first[0] and extra["score"][0] == metrics["score_mean"] and extra["length"][0] == len(film)
+        *_, done, info = colour.recv()
+    assert done[0] and info["score"][0] == metrics["score_mean"] and info["length"][0] == len(film)
 
 
 def test_eval_only_gives_what_the_network_plays(finished, tmp_path):
     """A saved model is played as during training: the same file gives the same line, whatever script trained it."""
     name, folder, _ = finished
-    flags = "--env-id ALE/Breakout-v5 --eval-steps 10 --eval-envs 2 --eval-only"
-    own = run(name, flags, f"{folder}/model.pt", cwd=tmp_path).stdout.splitlines()[-1]
+    flags = "--env-id ALE/Breakout-v5 --eval-steps 10 --eval-envs 2 --eval-epsilon 1"
+    if name in IQN:
+        flags += f" {FEW_QUANTILES}"
+    own = run_here(name, flags, f"--eval-only {folder}/model.pt", cwd=tmp_path).stdout.splitlines()[-1]
     assert own.startswith("step 0: episodes 2") or own.startswith("step 0: episodes 3")
     assert not list(tmp_path.iterdir())
     if name.endswith("_mexp"):  # the folded model is the baseline's, with the same values up to rounding
-        folded = run(name.removesuffix("_mexp"), flags, f"{folder}/model_folded.pt", cwd=tmp_path).stdout.splitlines()[
-            -1
-        ]
+        result = run_here(name.removesuffix("_mexp"), flags, f"--eval-only {folder}/model_folded.pt", cwd=tmp_path)
+        folded = result.stdout.splitlines()[-1]
         numbers = [[float(x) for x in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", line)] for line in (own, folded)]
         assert numbers[0] == pytest.approx(numbers[1], rel=2e-3)
 
 
+STAND_IN = """
+import json
+from pathlib import Path
+
+def init(**options):
+    Path("wandb.json").write_text(json.dumps(options))
+"""
+
+
+def test_track(tmp_path, monkeypatch):
+    """What Weights and Biases is told, by a stand-in: a resumed run goes on under its own id."""
+    packages = tmp_path / "packages"
+    packages.mkdir()
+    (packages / "wandb.py").write_text(STAND_IN)
+    monkeypatch.syspath_prepend(packages)
+    monkeypatch.delitem(sys.modules, "wandb", raising=False)
+    flags = "--batch-size 8 --learning-starts 8 --buffer-size 100 --total-timesteps 8 --track --wandb-entity team"
+    run_here("dqn_atari", flags, cwd=tmp_path)
+    monkeypatch.delitem(sys.modules, "wandb")
+    told = json.loads((tmp_path / "wandb.json").read_text())
+    (folder,) = run_folders(tmp_path)
+    assert told["id"] == told["name"] == folder.name and told["resume"] == "allow"
+    assert told["project"] == "mean-expansion" and told["entity"] == "team"
+    assert told["sync_tensorboard"] is True and told["config"]["batch_size"] == 8
+
+
+@pytest.mark.slow
 def test_track_with_wandb_offline(tmp_path):
     pytest.importorskip("wandb", reason="--track needs wandb, which is optional")
-    import os
-
-    flags = FLAGS.replace("--capture-video", "").replace("2000", "1000") + " --track"
+    flags = FLAGS.replace("--capture-video", "") + " --track"
     run("dqn_atari", flags, cwd=tmp_path, env=os.environ | {"WANDB_MODE": "offline"})
     assert list((tmp_path / "wandb").glob("offline-run-*"))
 
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_help_explains_every_flag(name, tmp_path):
-    text = " ".join(run(name, "--help", cwd=tmp_path).stdout.replace("│", " ").split())
+    text = " ".join(run_here(name, "--help", cwd=tmp_path).stdout.replace("│", " ").split())
     for field in vars(load(name).Args()):
         assert f"--{field.replace('_', '-')}" in text
     assert text.count("(default:") == len(vars(load(name).Args()))

@@ -1,9 +1,10 @@
 """How fast a script is, part by part, and how much of that its training loop keeps.
 
-Measures the emulator, `act` and `update` alone and the real training loop (the script itself, as a subprocess, with
-epsilon 0.01 so that every step needs the network). The loop's efficiency is the time that its parts must take, update
-and emulator overlapping as they may, over the time that the loop takes. With MinAtar, whose games are Python, nothing
-overlaps; there a bare loop of the three parts, which drive each other out of the caches, is what they must take.
+Measures the emulator, `action_values` and `update` alone and the real training loop (the script itself, as a
+subprocess, with epsilon 0.01 so that every step needs the network). The loop's efficiency is the time that its parts
+must take, update and emulator overlapping as they may, over the time that the loop takes. With MinAtar, whose games
+are Python, nothing overlaps; there a bare loop of the three parts, which drive each other out of the caches, is what
+they must take.
 All rounds alternate between the parts, the script's loop and that of its baseline (of MinAtar, that of k = 0), and
 medians are printed, because machines are noisy.
 
@@ -49,7 +50,8 @@ def rate(function, seconds: float, device: torch.device) -> float:
     """Calls a second, after a warm-up, with the GPU's work done."""
     for _ in range(5):
         function()
-    calls, start = 0, time.perf_counter()
+    calls = 0
+    start = time.perf_counter()
     while time.perf_counter() - start < seconds:
         for _ in range(5):
             function()
@@ -60,69 +62,110 @@ def rate(function, seconds: float, device: torch.device) -> float:
 
 
 class Parts:
-    """The script's parts, bound as its main block binds them."""
+    """The script's parts, bound as its main block binds them, with a replay that random actions have filled."""
 
     def __init__(self, args: Args, device: torch.device):
         spec = importlib.util.spec_from_file_location("script", ROOT / args.script)
-        sys.modules["script"] = script = importlib.util.module_from_spec(spec)
+        script = importlib.util.module_from_spec(spec)
+        sys.modules["script"] = script
         spec.loader.exec_module(script)
-        self.device, self.crossings, rng = device, script.crossings, np.random.default_rng(0)
+        self.device = device
+        self.due = script.due
         self.defaults = script.Args()
-        args.env_id, self.minatar = args.env_id or self.defaults.env_id, hasattr(script, "MinAtarEnvs")
+        self.num_envs = args.num_envs
+        self.steps = 0
+        self.minatar = hasattr(script, "MinAtarEnvs")
+        self.rng = np.random.default_rng(0)
+        args.env_id = args.env_id or self.defaults.env_id
+        iqn = hasattr(script, "quantile_huber_loss")
+        torch.set_float32_matmul_precision("high" if iqn and device.type == "cuda" else "highest")
         if self.minatar:
             torch.set_num_threads(self.defaults.num_threads)
-        self.envs = (script.MinAtarEnvs if self.minatar else script.AtariEnvs)(args.env_id, args.num_envs)
-        n = self.envs.num_actions
-        sizes = [self.envs.obs_shape[-1], n, float(n)] if self.minatar else [n, float(n)]
-        network = script.QNetwork(*(sizes if hasattr(script, "MeanExpansion") else sizes[:-1]))
-        network.to(device, memory_format=torch.preserve_format if self.minatar else torch.channels_last)
-        adam = dict(lr=self.defaults.learning_rate, eps=1.5e-4, fused=True, capturable=device.type == "cuda")
-        optimizer = torch.optim.Adam(network.parameters(), **adam)
-        target, iqn = copy.deepcopy(network).requires_grad_(False), hasattr(script, "quantile_huber_loss")
-        learn = partial(script.update, network, target, optimizer, self.defaults if iqn else self.defaults.gamma)
-        act = partial(script.act, network, *([self.defaults.num_quantile_samples] if iqn else []))
-        torch.set_float32_matmul_precision("high" if iqn and device.type == "cuda" else "highest")
+            self.envs = script.MinAtarEnvs(args.env_id, args.num_envs)
+            self.buffer = script.ReplayBuffer(10_000, self.envs.obs_shape, device)
+            sizes = [self.envs.obs_shape[-1], self.envs.num_actions]
+            memory_format = torch.preserve_format
+        else:
+            self.envs = script.AtariEnvs(args.env_id, args.num_envs)
+            self.buffer = script.ReplayBuffer(10_000, args.num_envs, device)
+            sizes = [self.envs.num_actions]
+            memory_format = torch.channels_last
+        if hasattr(script, "MeanExpansion"):
+            sizes.append(float(self.envs.num_actions))
+        network = script.QNetwork(*sizes).to(device, memory_format=memory_format)
+        target = copy.deepcopy(network).requires_grad_(False)
+        optimizer = torch.optim.Adam(
+            network.parameters(),
+            lr=self.defaults.learning_rate,
+            eps=self.defaults.adam_eps,
+            fused=True,
+            capturable=device.type == "cuda",
+        )
+
+        def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+            return script.update(network, target, optimizer, self.defaults, script.Batch(*batch))
+
+        action_values = partial(script.action_values, network)
+        if iqn:
+            action_values = partial(script.action_values, network, self.defaults.num_quantile_samples)
         if device.type == "cuda":
-            learn, act = script.capture(learn, optimizer), script.capture(act)
-        shape = self.envs.obs_shape if self.minatar else args.num_envs
-        buffer = script.ReplayBuffer(10_000, shape, device)
+            learn = script.capture(learn, optimizer)
+            action_values = script.capture(action_values)
+        self.learn = learn
+        self.values = action_values
+        self.to_device = script.to_device
+
         self.obs = self.envs.reset(np.arange(args.num_envs))
-        every_env, first = np.arange(args.num_envs), np.ones(args.num_envs, bool)
+        self.done = np.ones(args.num_envs, bool)
         for _ in range(1000 // args.num_envs + 100):
-            actions = rng.integers(n, size=args.num_envs)
-            if self.minatar:
-                obs, rewards, terminated, _, _, extra = self.envs.step(actions)
-                buffer.append(self.obs, extra["final_obs"], actions, rewards, terminated)
-                self.obs = obs
-                continue
-            self.envs.send(actions)
-            buffer.append(every_env, self.obs[:, -1], first, actions)
-            self.obs, rewards, terminated, _, first, _ = self.envs.recv()
-            buffer.complete(np.sign(rewards), terminated)
+            self.fill()
 
-        def emulate():
-            actions = rng.integers(n, size=args.num_envs)
-            if self.minatar:
-                self.obs = self.envs.step(actions)[0]
-            else:
-                self.envs.send(actions)
-                self.obs = self.envs.recv()[0]
+    def random_actions(self) -> np.ndarray:
+        return self.rng.integers(self.envs.num_actions, size=self.num_envs)
 
-        self.emulate = emulate
-        self.act = lambda: act(script.to_device(self.obs, device)).cpu().numpy().argmax(1)
-        self.update = lambda: learn(*buffer.sample(self.defaults.batch_size, rng, device))
-        self.steps, self.num_envs = 0, args.num_envs
+    def fill(self) -> None:
+        """One step of all environments, into the replay."""
+        actions = self.random_actions()
+        if self.minatar:
+            obs, rewards, terminated, _, _, info = self.envs.step(actions)
+            self.buffer.append(self.obs, info["final_obs"], actions, rewards, terminated)
+            self.obs = obs
+            return
+        self.envs.send(actions)
+        self.buffer.append(np.arange(self.num_envs), self.obs[:, -1], self.done, actions)
+        self.obs, rewards, terminated, truncated, self.done, info = self.envs.recv()
+        self.buffer.complete(np.sign(rewards), terminated)
+        if truncated.any():
+            self.buffer.truncate(truncated, info["newest_frame"])
 
-    def bare(self):
+    def emulate(self) -> None:
+        actions = self.random_actions()
+        if self.minatar:
+            self.obs, *_ = self.envs.step(actions)
+            return
+        self.envs.send(actions)
+        self.obs, *_ = self.envs.recv()
+
+    def act(self) -> np.ndarray:
+        return self.values(self.to_device(self.obs, self.device)).cpu().numpy().argmax(1)
+
+    def update(self) -> None:
+        self.learn(*self.buffer.sample(self.defaults.batch_size, self.rng, self.device))
+
+    def bare(self) -> None:
         """One step of the bare loop: all environments, and the updates that are due."""
-        self.act(), self.emulate()
+        self.act()
+        self.emulate()
         self.steps += self.num_envs
-        for _ in range(self.crossings(self.steps, self.num_envs, self.defaults.train_frequency)):
+        for _ in range(self.due(self.steps, self.num_envs, self.defaults.train_frequency)):
             self.update()
 
     def rates(self, seconds: float) -> dict[str, float]:
-        names = ("emulate", "act", "update", "bare") if self.minatar else ("emulate", "act", "update")
-        return {name: rate(getattr(self, name), seconds, self.device) for name in names}
+        """Calls a second of every part."""
+        parts = {"emulate": self.emulate, "act": self.act, "update": self.update}
+        if self.minatar:
+            parts["bare"] = self.bare
+        return {name: rate(part, seconds, self.device) for name, part in parts.items()}
 
 
 def vector_step_time(rates: dict[str, float], num_envs: int, train_frequency: int) -> float:
@@ -152,9 +195,11 @@ def loop(args: Args, script: str, device: torch.device, expected: float, *extra:
     flags += f"--buffer-size {args.buffer_size} --start-e 0.01 --end-e 0.01 --eval-frequency 0 --checkpoint-frequency 0"
     with tempfile.TemporaryDirectory() as folder:
         command = [sys.executable, str(ROOT / script), *flags.split(), *extra, "--runs-dir", folder]
-        command += [] if device.type == "cuda" else ["--no-cuda"]
+        if device.type != "cuda":
+            command.append("--no-cuda")
         with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
-            watched, used = psutil.Process(process.pid), []
+            watched = psutil.Process(process.pid)
+            used = []
             while process.poll() is None:
                 try:
                     used.append((time.time(), memory_used(watched, device)))
@@ -182,11 +227,18 @@ def main() -> None:
     if args.device == "cuda" and not has_gpu:
         raise SystemExit("--device cuda: no CUDA GPU was found")
     if sys.platform == "linux":  # as the scripts do
-        ctypes.CDLL(None).mallopt(-1, 2**30), ctypes.CDLL(None).mallopt(-3, 2**25)
-    baseline, plain = args.script.replace("_mexp", ""), []
+        libc = ctypes.CDLL(None)
+        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+    baseline = args.script.replace("_mexp", "")
+    plain = []
     if not (ROOT / baseline).exists():
-        baseline, plain = args.script, ["--mean-scaling-coefficient", "0"]
-    parts, rounds, loops, base = Parts(args, device), [], [], []
+        baseline = args.script
+        plain = ["--mean-scaling-coefficient", "0"]
+    parts = Parts(args, device)
+    rounds = []
+    loops = []
+    base = []
     train_frequency = parts.defaults.train_frequency
     for number in range(args.rounds):
         print(f"round {number + 1} of {args.rounds} ...", file=sys.stderr, flush=True)
@@ -206,7 +258,7 @@ def main() -> None:
     print(f"Python {platform.python_version()}, torch {torch.__version__}, medians of {args.rounds} rounds\n")
     print("| part | steps/s | |\n| --- | ---: | --- |")
     print(f"| emulator alone | {rates['emulate'] * args.num_envs:,.0f} | agent steps |")
-    print(f"| `act` alone | {rates['act'] * args.num_envs:,.0f} | agent steps |")
+    print(f"| `action_values` alone | {rates['act'] * args.num_envs:,.0f} | agent steps |")
     print(f"| `update` alone | {rates['update']:,.1f} | gradient steps of {parts.defaults.batch_size} |")
     if parts.minatar:
         print(f"| bare loop of the three | {rates['bare'] * args.num_envs:,.0f} | agent steps |")
@@ -215,7 +267,8 @@ def main() -> None:
     print(f"| loop efficiency | {must / (args.num_envs / steps):.2f} | time its parts must take / its time |")
     ratio = statistics.median(a[0] / b[0] for a, b in zip(loops, base, strict=True))
     print(f"| loop / loop of {' '.join([baseline, *plain])} | {ratio:.2f} | median of the rounds' ratios |")
-    peak, growth = max(p for _, p, _ in loops) / 2**20, max(g for _, _, g in loops) / 2**20
+    peak = max(memory for _, memory, _ in loops) / 2**20
+    growth = max(more for _, _, more in loops) / 2**20
     print(f"| peak memory | {peak:,.0f} MiB | {growth:+.1f} MiB while learning; replay of {args.buffer_size:,} |")
 
 
