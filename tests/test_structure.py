@@ -266,11 +266,11 @@ def test_defaults_of_minatar():
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_number_has_its_bounds(name):
-    """`BOUNDS` has an entry for every numeric flag, but for two whose bounds depend on others, and for the layer's k,
+    """`BOUNDS` has an entry for every numeric flag, but for three whose bounds depend on others, and for the layer's k,
     which the layer checks; it has no other entry, and the same one in every script."""
     script = load(name)
     numbers = {field.name for field in fields(script.Args) if type(field.default) in (int, float)}
-    assert numbers - set(script.BOUNDS) == {"buffer_size", "learning_starts"}
+    assert numbers - set(script.BOUNDS) == {"batch_size", "buffer_size", "learning_starts"}
     assert set(script.BOUNDS) <= numbers
     for flag, bounds in script.BOUNDS.items():
         assert bounds[0] <= getattr(script.Args(), flag) <= bounds[1]
