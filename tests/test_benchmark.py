@@ -260,7 +260,7 @@ def test_repeated_with_one_run_that_fails(tmp_path):
     """One run's checkpoint is damaged: the others finish, it is tried twice and named. Mended, only it is run."""
     broken = tmp_path / "out" / "runs" / "MinAtar" / "SpaceInvaders-v1__minatar_dqn__1__1700000000"
     broken.mkdir(parents=True)
-    (broken / "config.json").write_text('{"finished": false}')
+    (broken / "config.json").write_text('{"args": {}, "finished": false}')
     (broken / "checkpoint.pt").write_bytes(b"no checkpoint")
     flags = f"quick --out out --seeds 1 --steps 300 --workers 2 -- {TINY} --eval-frequency 100"
     result = benchmark(flags, cwd=tmp_path, check=1)
