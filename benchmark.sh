@@ -4,7 +4,8 @@
 set -u -o pipefail
 
 usage() {
-  cat <<'TEXT'
+  sed -e "s/AGENTS_OF_ALE/$(agents_of ALE)/" -e "s/AGENTS_OF_MINATAR/$(agents_of MinAtar)/" \
+    -e "s/AGENTS_OF_GYM/$(agents_of Gym)/" <<'TEXT'
 usage: bash benchmark.sh SUITE [options] [-- EXTRA]
 
 SUITE            runs
@@ -13,9 +14,14 @@ SUITE            runs
   atari5         BattleZone, DoubleDunk, NameThisGame, Phoenix, Qbert; 4 agents, 5 seeds, 50,000,000 steps
   ablation11     those of atari5, Alien, Asterix, Seaquest, SpaceInvaders, WizardOfWor, Zaxxon; the same
   atari57        all 57 games; the same
+  lunarlander    LunarLander, k of 0, 0.5, 1, 2, 4, 8, 16 and 32, 10 seeds, 100,000 steps
 
 --games LIST     of the 57 Atari games or the five of MinAtar, such as Breakout,Seaquest
---agents LIST    of dqn,dqn_mexp,iqn,iqn_mexp (Atari) or minatar_dqn,minatar_mexp (MinAtar)
+--agents LIST    of AGENTS_OF_ALE (Atari),
+                 AGENTS_OF_MINATAR (MinAtar)
+                 or AGENTS_OF_GYM (LunarLander)
+--k LIST         a sweep: each agent once with every k of the list, of numbers and n, 2n, 4n ..., n the number of actions
+                 of the game; agents are then those that have the layer (default: DQN's)
 --seeds N|LIST   N seeds from 1 on, or a list such as 3,4
 --steps N        agent steps of every run
 --workers N      runs at a time (default: the GPUs given, or else the cores)
@@ -42,7 +48,20 @@ declare -A agent_scripts=(
   [ALE/iqn_mexp]="iqn_atari_mexp.py"
   [MinAtar/minatar_dqn]="minatar_mexp.py --mean-scaling-coefficient 0"
   [MinAtar/minatar_mexp]="minatar_mexp.py"
+  [Gym/lunarlander]="lunarlander_mexp.py"
 )
+# Of these --k makes sweeps; the first of each family is what it sweeps by default
+sweeps=(ALE/dqn_mexp ALE/iqn_mexp MinAtar/minatar_mexp Gym/lunarlander)
+
+# The agents of family `$1`, or of those that follow, such as MinAtar/minatar_mexp, the ones of family `$1`
+agents_of() {
+  local family=$1
+  shift
+  if [ $# -eq 0 ]; then
+    set -- $(printf '%s\n' "${!agent_scripts[@]}" | sort)
+  fi
+  printf '%s\n' "$@" | sed -n "s|^$family/||p" | paste -sd,
+}
 
 # GAMES
 minatar=Asterix,Breakout,Freeway,Seaquest,SpaceInvaders
@@ -53,6 +72,19 @@ atari57+=,Centipede,ChopperCommand,CrazyClimber,Defender,DemonAttack,DoubleDunk,
 atari57+=,Gopher,Gravitar,Hero,IceHockey,Jamesbond,Kangaroo,Krull,KungFuMaster,MontezumaRevenge,MsPacman,NameThisGame
 atari57+=,Phoenix,Pitfall,Pong,PrivateEye,Qbert,Riverraid,RoadRunner,Robotank,Seaquest,Skiing,Solaris,SpaceInvaders
 atari57+=,StarGunner,Surround,Tennis,TimePilot,Tutankham,UpNDown,Venture,VideoPinball,WizardOfWor,YarsRevenge,Zaxxon
+
+# The number of actions of game `$1`: the full set of Atari, the minimal sets of MinAtar
+num_actions() {
+  case $family/$1 in
+    ALE/Skiing) echo 9 ;;
+    ALE/*) echo 18 ;;
+    MinAtar/Asterix) echo 5 ;;
+    MinAtar/Breakout | MinAtar/Freeway) echo 3 ;;
+    MinAtar/Seaquest) echo 6 ;;
+    MinAtar/SpaceInvaders) echo 4 ;;
+    Gym/LunarLander) echo 4 ;;
+  esac
+}
 
 # RUN NUMBER `$2` OF THE LIST IN FOLDER `$1`: once more if it fails. xargs and Slurm call this; it never stops the others.
 if [ "${1-}" = __run ]; then
@@ -125,21 +157,19 @@ case $suite in
   atari5) family=ALE games=$atari5 seeds=5 steps=50000000 ;;
   ablation11) family=ALE games=$ablation11 seeds=5 steps=50000000 ;;
   atari57) family=ALE games=$atari57 seeds=5 steps=50000000 ;;
+  lunarlander) family=Gym games=LunarLander seeds=10 steps=100000 ;;
   *)
     usage >&2
-    die "SUITE '$suite' must be quick, minatar, atari5, ablation11 or atari57"
+    die "SUITE '$suite' must be quick, minatar, atari5, ablation11, atari57 or lunarlander"
     ;;
 esac
 shift
-if [ "$family" = ALE ]; then
-  agents=dqn,dqn_mexp,iqn,iqn_mexp
-  known_games=$atari57
-  version=v5
-else
-  agents=minatar_dqn,minatar_mexp
-  known_games=$minatar
-  version=v1
-fi
+case $family in
+  ALE) prefix=ALE/ version=v5 known_games=$atari57 agents=dqn,dqn_mexp,iqn,iqn_mexp k_list="" ;;
+  MinAtar) prefix=MinAtar/ version=v1 known_games=$minatar agents=minatar_dqn,minatar_mexp k_list="" ;;
+  Gym) prefix="" version=v3 known_games=LunarLander agents=lunarlander k_list=0,0.5,1,2,4,8,16,32 ;;
+esac
+agents_given=""
 workers=""
 gpus=""
 out="benchmark/$suite"
@@ -157,14 +187,15 @@ while [ $# -gt 0 ] && [ "$1" != -- ]; do
       usage
       exit 0
       ;;
-    --games | --agents | --seeds | --steps | --workers | --gpus | --out | --slurm)
+    --games | --agents | --k | --seeds | --steps | --workers | --gpus | --out | --slurm)
       [ $# -ge 2 ] || die "$1 needs a value"
       ;;
     *) die "unknown option '$1'; see bash benchmark.sh --help" ;;
   esac
   case $1 in
     --games) games=$2 ;;
-    --agents) agents=$2 ;;
+    --agents) agents=$2 agents_given=yes ;;
+    --k) k_list=$2 ;;
     --seeds) seeds=$2 ;;
     --steps) steps=$2 ;;
     --workers) workers=$2 ;;
@@ -182,12 +213,24 @@ if [ "${1-}" = -- ]; then
 fi
 extra=("$@")
 
+if [ -n "$k_list" ] && [ -z "$agents_given" ]; then
+  agents=$(agents_of "$family" "${sweeps[@]}" | cut -d, -f1)
+fi
+one_k='([0-9]+(\.[0-9]+)?|([1-9][0-9]*)?n)'
+[[ $k_list =~ ^($one_k(,$one_k)*)?$ ]] ||
+  die "--k '$k_list' must be a list of numbers, at least 0, and n, 2n, 4n ..., such as 0,1,n,4n"
+[[ $k_list != *n* || " ${extra[*]-} " != *" --no-full-action-space "* ]] ||
+  die "--k '$k_list': n is of the full action space, which --no-full-action-space leaves out; give numbers"
 [[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
 [[ $seeds =~ ^[0-9]+(,[0-9]+)*$ && $seeds != 0 ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
 [[ $gpus =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die "--gpus '$gpus' must be a list such as 0,1"
 IFS=, read -ra gpu_list <<<"$gpus"
 IFS=, read -ra game_list <<<"$games"
 IFS=, read -ra agent_list <<<"$agents"
+IFS=, read -ra ks <<<"$k_list"
+if [ "${#ks[@]}" -eq 0 ]; then
+  ks=("") # no sweep: the agents' own k
+fi
 if [[ $seeds == *,* ]]; then
   IFS=, read -ra seed_list <<<"$seeds"
 else
@@ -205,10 +248,13 @@ fi
 for game in "${game_list[@]}"; do
   [[ ,$known_games, == *,"$game",* ]] || die "--games '$games': '$game' is none of ${known_games//,/, }"
 done
-known_agents=$(printf '%s\n' "${!agent_scripts[@]}" | sed -n "s|^$family/||p" | sort | paste -sd,)
+known_agents=$(agents_of "$family")
+if [ -n "$k_list" ]; then
+  known_agents=$(agents_of "$family" "${sweeps[@]}")
+fi
 [ "${#agent_list[@]}" -gt 0 ] || die "--agents names no agent"
 for agent in "${agent_list[@]}"; do
-  [ -n "${agent_scripts[$family/$agent]-}" ] || die "--agents '$agents': '$agent' is none of ${known_agents//,/, }"
+  [[ ,$known_agents, == *,"$agent",* ]] || die "--agents '$agents': '$agent' is none of ${known_agents//,/, }"
 done
 
 # PYTHON: the active environment if it has what requirements.txt lists, or else .venv, made if need be
@@ -253,18 +299,30 @@ fi
 for game in "${game_list[@]}"; do
   for seed in "${seed_list[@]}"; do
     for agent in "${agent_list[@]}"; do
-      command="OMP_NUM_THREADS=1"
-      if [ "${#gpu_list[@]}" -gt 0 ]; then
-        command+=" CUDA_VISIBLE_DEVICES=${gpu_list[${#commands[@]} % ${#gpu_list[@]}]}"
-      fi
-      command+=" $(quote "$python") $(quote "$root")/${agent_scripts[$family/$agent]}"
-      command+=" --env-id $family/$game-$version --seed $seed --exp-name $agent"
-      command+=" --total-timesteps $steps --runs-dir $(quote "$out/runs") --resume"
-      for word in "${extra[@]}"; do
-        command+=" $(quote "$word")"
+      for k in "${ks[@]}"; do
+        name=$agent
+        flags=""
+        if [ -n "$k" ]; then
+          name+=_k$k
+          flags=" --mean-scaling-coefficient $k"
+          if [[ $k == *n ]]; then
+            times=${k%n}
+            flags=" --mean-scaling-coefficient $((${times:-1} * $(num_actions "$game")))"
+          fi
+        fi
+        command="OMP_NUM_THREADS=1"
+        if [ "${#gpu_list[@]}" -gt 0 ]; then
+          command+=" CUDA_VISIBLE_DEVICES=${gpu_list[${#commands[@]} % ${#gpu_list[@]}]}"
+        fi
+        command+=" $(quote "$python") $(quote "$root")/${agent_scripts[$family/$agent]}$flags"
+        command+=" --env-id $prefix$game-$version --seed $seed --exp-name $name"
+        command+=" --total-timesteps $steps --runs-dir $(quote "$out/runs") --resume"
+        for word in "${extra[@]}"; do
+          command+=" $(quote "$word")"
+        done
+        names+=("$game-$name-$seed")
+        commands+=("$command")
       done
-      names+=("$game-$agent-$seed")
-      commands+=("$command")
     done
   done
 done

@@ -41,7 +41,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn, Optional, TextIO
@@ -71,6 +71,7 @@ class Args:
     wandb_project_name: str = "mean-expansion"  # the wandb's project name
     wandb_entity: Optional[str] = None  # the entity (team) of wandb's project
     save_model: bool = False  # whether to save the trained model into the run's folder
+    save_best: bool = False  # keep the network of the best evaluation phase, and play it at the end (best.json)
     runs_dir: str = "runs"  # the folder in which every run makes its own
     resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
     checkpoint_frequency: int = 250_000  # agent steps between checkpoints (at most 200 MB); 0 is never
@@ -402,16 +403,10 @@ def evaluate(envs: MinAtarEnvs, q_values, args: Args, step: int) -> tuple[dict[s
     first_done = False
     scores = []
 
-    # Sums over the steps of the episode that each game plays, and over those of all episodes that are done
-    steps = np.zeros(envs.num_envs)
+    k = getattr(args, "mean_scaling_coefficient", 0.0)  # without the layer z is q
     discount_sum = np.zeros(envs.num_envs)
-    sum_q = np.zeros(envs.num_envs)
-    sum_return = np.zeros(envs.num_envs)
-    sum_gap = np.zeros(envs.num_envs)
-    total_steps = 0.0
-    total_q = 0.0
-    total_return = 0.0
-    total_gap = 0.0
+    sums = {}  # of what is measured, by name: over the steps so far of the episode that each game plays, (N,)
+    totals = {}  # over all steps of the episodes that are done
     while active.any():
         q = q_values(obs)
         explore = rng.random(envs.num_envs) < args.eval_epsilon
@@ -426,36 +421,41 @@ def evaluate(envs: MinAtarEnvs, q_values, args: Args, step: int) -> tuple[dict[s
         # returns of an episode is the sum of all r_u * (1 + gamma + ... + gamma^u)
         discount_sum = 1 + args.gamma * discount_sum
         ascending = np.sort(q, axis=1)
-        steps += 1
-        sum_q += q[every_env, actions]
-        sum_return += rewards * discount_sum
-        sum_gap += ascending[:, -1] - ascending[:, -2]
+        z = q - k / (k + 1) * q.mean(1, keepdims=True)  # the layer undone
+        measured = {
+            "steps": np.ones(envs.num_envs),
+            "mean_q": q[every_env, actions],
+            "mean_discounted_return": rewards * discount_sum,
+            "action_gap": ascending[:, -1] - ascending[:, -2],
+            "q_norm": np.linalg.norm(q, axis=1),
+            "z_norm": np.linalg.norm(z, axis=1),
+        }
 
         finished = done & active
         scores += info["score"][finished].tolist()
-        total_steps += steps[finished].sum()
-        total_q += sum_q[finished].sum()
-        total_return += sum_return[finished].sum()
-        total_gap += sum_gap[finished].sum()
-        for sums in (steps, discount_sum, sum_q, sum_return, sum_gap):
-            sums[done] = 0
+        for name, values in measured.items():
+            sum_so_far = sums.get(name, np.zeros(envs.num_envs)) + values
+            totals[name] = totals.get(name, 0.0) + sum_so_far[finished].sum()
+            sums[name] = np.where(done, 0.0, sum_so_far)
+        discount_sum[done] = 0
         for i in np.flatnonzero(finished):  # each of these games goes on with another episode if one is left
             if episodes_started < args.eval_episodes:
                 episodes_started += 1
             else:
                 active[i] = False
 
+    total_steps = totals.pop("steps")
+    means = {name: float(total / total_steps) for name, total in totals.items()}
     metrics = {
         "episodes": len(scores),
         "score_mean": float(np.mean(scores)),
         "score_median": float(np.median(scores)),
         "score_std": float(np.std(scores)),
-        "mean_q": float(total_q / total_steps),
-        "mean_discounted_return": float(total_return / total_steps),
-        "overestimation": float(total_q / total_steps - total_return / total_steps),
-        "action_gap": float(total_gap / total_steps),
+        "mean_q": means["mean_q"],
+        "mean_discounted_return": means["mean_discounted_return"],
+        "overestimation": means["mean_q"] - means["mean_discounted_return"],
     }
-    return metrics, first_episode
+    return metrics | means, first_episode
 
 
 def record_video(path: Path, observations: list[np.ndarray]) -> None:
@@ -470,6 +470,30 @@ def record_video(path: Path, observations: list[np.ndarray]) -> None:
         topmost = (obs * np.arange(1, num_channels + 1)).max(-1)  # 0 is nothing, i + 1 is channel i
         video.send((255 * colours[topmost]).astype(np.uint8).tobytes())
     video.close()
+
+
+class BestNetwork:
+    """The network of the evaluation phase with the highest mean score, for `--save-best`; of equals the first."""
+
+    def __init__(self):
+        self.step = 0
+        self.score = -math.inf
+        self.weights = {}
+
+    def offer(self, q_network: nn.Module, score: float, step: int) -> None:
+        """Keep a copy of the network if its mean score, in the phase at agent step `step`, is the highest so far."""
+        if score > self.score:
+            self.step = step
+            self.score = score
+            self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
+
+    def state_dict(self) -> dict:
+        return {"step": self.step, "score": self.score, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step = state["step"]
+        self.score = state["score"]
+        self.weights = state["weights"]
 
 
 # SPEED
@@ -602,6 +626,8 @@ def check_args(args: Args) -> None:
         if not least <= value <= most:
             at_most = f" and at most {most}" if most < math.inf else ""
             fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
+    if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
+        fail(f"--save-best needs evaluation phases: --eval-frequency must be 1 to {args.total_timesteps}, the steps")
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs the package wandb; `pip install wandb` brings it")
 
@@ -824,6 +850,13 @@ def log_evaluation(run_dir: Path, writer: SummaryWriter, metrics: dict, global_s
         table.writerow(row)
 
 
+def save_best_scores(run_dir: Path, best: BestNetwork, metrics: dict) -> None:
+    """Write `best.json`: the scores of the best network's last games, and the agent step that it is from."""
+    names = ("episodes", "score_mean", "score_median", "score_std")
+    scores = {"step": best.step} | {name: metrics[name] for name in names}
+    (run_dir / "best.json").write_text(json.dumps(scores, indent=2))
+
+
 def finish_run(run_dir: Path) -> None:
     """Mark the run as finished and delete its checkpoint."""
     config = json.loads((run_dir / "config.json").read_text())
@@ -881,13 +914,16 @@ if __name__ == "__main__":
         train_values = capture(train_values)
         eval_values = capture(eval_values)
 
-    def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
+    def play(values: Callable, args: Args, step: int) -> tuple:
         eval_envs = MinAtarEnvs(args.env_id, args.eval_envs)
 
         def q_values(obs: np.ndarray) -> np.ndarray:
-            return eval_values(to_device(obs, device)).cpu().numpy()
+            return values(to_device(obs, device)).cpu().numpy()
 
-        metrics, first_episode = evaluate(eval_envs, q_values, args, step)
+        return evaluate(eval_envs, q_values, args, step)
+
+    def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
+        metrics, first_episode = play(eval_values, args, step)
         tqdm.write(f"step {step:,}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
         if args.capture_video:
             record_video(folder / "videos" / f"step_{step}.mp4", first_episode)
@@ -907,6 +943,8 @@ if __name__ == "__main__":
         "buffer": buffer,
         "envs": envs,
     }
+    best = BestNetwork()
+    stateful["best"] = best
     counters = {"global_step": 0, "wall_time": 0.0, "losses": {}}
     run_dir = run_to_resume(args) if args.resume else None
     if run_dir:
@@ -966,6 +1004,9 @@ if __name__ == "__main__":
         if due(global_step, args.num_envs, args.eval_frequency):
             metrics = evaluation_phase(global_step, run_dir)
             log_evaluation(run_dir, writer, metrics, global_step, time.time() - start_time)
+            if args.save_best:
+                best.offer(q_network, metrics["score_mean"], global_step)
+                torch.save(best.weights, run_dir / "model_best.pt")
         if due(global_step, args.num_envs, args.checkpoint_frequency) and global_step < args.total_timesteps:
             writer.flush()
             counters = {
@@ -978,6 +1019,12 @@ if __name__ == "__main__":
     if args.save_model:
         torch.save(q_network.state_dict(), run_dir / "model.pt")
         torch.save(q_network.folded_state_dict(), run_dir / "model_folded.pt")
+    if args.save_best:
+        q_network.load_state_dict(best.weights)
+        best_args = replace(args, eval_envs=30, eval_episodes=30)  # every game plays one episode
+        new_step = global_step + 1  # the games are drawn by the step: not the ones that chose this network
+        metrics, *_ = play(partial(action_values, q_network), best_args, new_step)
+        save_best_scores(run_dir, best, metrics)
     progress.close()
     writer.close()
     finish_run(run_dir)

@@ -21,6 +21,7 @@ SCRIPTS = {
     "dqn_atari_mexp.py": ("Atari", "DQN"),
     "iqn_atari.py": ("Atari", "IQN"),
     "iqn_atari_mexp.py": ("Atari", "IQN"),
+    "lunarlander_mexp.py": ("Gym", "DQN"),
     "minatar_mexp.py": ("MinAtar", "DQN"),
     "report.py": None,
     "tabular_mexp.py": None,
@@ -30,7 +31,7 @@ SCRIPTS = {
 OWN = {"Args", "QNetwork"}
 
 # Shared only by the scripts of the same games
-OF_THE_GAMES = {"AtariEnvs", "MinAtarEnvs", "clip_rewards", "ReplayBuffer", "evaluate", "record_video"}
+OF_THE_GAMES = {"AtariEnvs", "MinAtarEnvs", "GymEnvs", "clip_rewards", "ReplayBuffer", "evaluate", "record_video"}
 
 # Shared only by the scripts of the same agent
 OF_THE_AGENT = {"action_values", "update", "quantile_huber_loss"}
@@ -40,6 +41,7 @@ NOT_IN_ALL = {"MeanExpansion"}
 
 # What single scripts have of their own besides
 OWN_OF = {
+    "lunarlander_mexp.py": {"update"},  # averages the loss over the batch
     "tabular_mexp.py": {"action_values", "update", "check_args"},
 }
 
