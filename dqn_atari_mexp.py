@@ -666,6 +666,9 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 }
 
 
+NETWORK_FLAGS = ("env_id",)  # with k, what `--eval-only` must find as the model was trained with
+
+
 def check_args(args: Args) -> None:
     """Refuse values that cannot work."""
     bounds = BOUNDS | {
@@ -687,17 +690,21 @@ def check_args(args: Args) -> None:
 
 
 def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
-    """Load a saved model; refuses another architecture and, by the `config.json` beside it, another game or k."""
+    """Load a saved model; refuses another architecture and, by the `config.json` beside it, another k or other values
+    of `NETWORK_FLAGS`."""
     try:
         q_network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         config = path.with_name("config.json")
         trained = json.loads(config.read_text())["args"] if config.exists() else vars(args)
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
-        env_id = trained.get("env_id", args.env_id)
     except Exception as error:  # torch raises whatever a file that is no model leads to
         fail(f"--eval-only {path} is no model of this script and these flags: {error}")
-    if env_id != args.env_id:
-        fail(f"--eval-only {path} was trained on {env_id}, not {args.env_id}; add --env-id {env_id}")
+    for name in NETWORK_FLAGS:
+        value = vars(args)[name]
+        old_value = trained.get(name, value)
+        if old_value != value:
+            flag = f"--{name.replace('_', '-')}"
+            fail(f"--eval-only {path} was trained with {flag} {old_value}, not {value}; add {flag} {old_value}")
     if k != vars(args).get("mean_scaling_coefficient", 0):
         fail(f"--eval-only {path} has k = {k}; use the _mexp script with that k, or the baseline and model_folded.pt")
 

@@ -23,6 +23,10 @@ SCRIPTS = {
     "iqn_atari_mexp.py": ("Atari", "IQN"),
     "lunarlander_mexp.py": ("Gym", "DQN"),
     "minatar_mexp.py": ("MinAtar", "DQN"),
+    "related/dueling_atari.py": ("Atari", "Dueling DQN"),
+    "related/dueling_minatar.py": ("MinAtar", "Dueling DQN"),
+    "related/nature_dqn_atari.py": ("Atari", "Nature DQN"),
+    "related/nature_dqn_minatar.py": ("MinAtar", "Nature DQN"),
     "report.py": None,
     "tabular_mexp.py": None,
 }
@@ -34,7 +38,10 @@ OWN = {"Args", "QNetwork"}
 OF_THE_GAMES = {"AtariEnvs", "MinAtarEnvs", "GymEnvs", "clip_rewards", "ReplayBuffer", "evaluate", "record_video"}
 
 # Shared only by the scripts of the same agent
-OF_THE_AGENT = {"action_values", "update", "quantile_huber_loss"}
+OF_THE_AGENT = {"update", "quantile_huber_loss", "RMSprop"}
+
+# Shared by all that are DQN or all that are IQN: what the last word of the agent's name says
+OF_THE_FAMILY = {"action_values"}
 
 # Shared, and the same wherever it is; the baselines have no layer
 NOT_IN_ALL = {"MeanExpansion"}
@@ -79,6 +86,8 @@ def sharing(script: str, definition: str) -> tuple[str, ...] | None:
         return (definition, games)
     if definition in OF_THE_AGENT:
         return (definition, agent)
+    if definition in OF_THE_FAMILY:
+        return (definition, agent.split()[-1])
     return (definition,)
 
 
