@@ -46,12 +46,20 @@ declare -A agent_scripts=(
   [ALE/dqn_mexp]="dqn_atari_mexp.py"
   [ALE/iqn]="iqn_atari.py"
   [ALE/iqn_mexp]="iqn_atari_mexp.py"
+  [ALE/dueling]="related/dueling_atari.py"
+  [ALE/rdq]="related/dueling_atari.py --rdq-beta 0.001"
+  [ALE/nature]="related/nature_dqn_atari.py"
+  [ALE/nature_mexp]="related/nature_dqn_atari.py --mean-scaling-coefficient None"
   [MinAtar/minatar_dqn]="minatar_mexp.py --mean-scaling-coefficient 0"
   [MinAtar/minatar_mexp]="minatar_mexp.py"
+  [MinAtar/minatar_dueling]="related/dueling_minatar.py"
+  [MinAtar/minatar_rdq]="related/dueling_minatar.py --rdq-beta 0.001"
+  [MinAtar/minatar_nature]="related/nature_dqn_minatar.py"
+  [MinAtar/minatar_nature_mexp]="related/nature_dqn_minatar.py --mean-scaling-coefficient None"
   [Gym/lunarlander]="lunarlander_mexp.py"
 )
 # Of these --k makes sweeps; the first of each family is what it sweeps by default
-sweeps=(ALE/dqn_mexp ALE/iqn_mexp MinAtar/minatar_mexp Gym/lunarlander)
+sweeps=(ALE/dqn_mexp ALE/iqn_mexp ALE/nature MinAtar/minatar_mexp MinAtar/minatar_nature Gym/lunarlander)
 
 # The agents of family `$1`, or of those that follow, such as MinAtar/minatar_mexp, the ones of family `$1`
 agents_of() {
@@ -219,8 +227,8 @@ fi
 one_k='([0-9]+(\.[0-9]+)?|([1-9][0-9]*)?n)'
 [[ $k_list =~ ^($one_k(,$one_k)*)?$ ]] ||
   die "--k '$k_list' must be a list of numbers, at least 0, and n, 2n, 4n ..., such as 0,1,n,4n"
-[[ $k_list != *n* || " ${extra[*]-} " != *" --no-full-action-space "* ]] ||
-  die "--k '$k_list': n is of the full action space, which --no-full-action-space leaves out; give numbers"
+[[ ! $k_list =~ [0-9]n || " ${extra[*]-} " != *" --no-full-action-space "* ]] ||
+  die "--k '$k_list': multiples of n are those of the full action space, which --no-full-action-space makes smaller"
 [[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
 [[ $seeds =~ ^[0-9]+(,[0-9]+)*$ && $seeds != 0 ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
 [[ $gpus =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die "--gpus '$gpus' must be a list such as 0,1"
@@ -249,12 +257,12 @@ for game in "${game_list[@]}"; do
   [[ ,$known_games, == *,"$game",* ]] || die "--games '$games': '$game' is none of ${known_games//,/, }"
 done
 known_agents=$(agents_of "$family")
-if [ -n "$k_list" ]; then
+if [ -n "$k_list" ]; then # only those that have the layer
   known_agents=$(agents_of "$family" "${sweeps[@]}")
 fi
 [ "${#agent_list[@]}" -gt 0 ] || die "--agents names no agent"
 for agent in "${agent_list[@]}"; do
-  [[ ,$known_agents, == *,"$agent",* ]] || die "--agents '$agents': '$agent' is none of ${known_agents//,/, }"
+  [[ ,$known_agents, == *,"$agent",* ]] || die "--agents '$agents': '$agent' is none of ${known_agents//,/, }${k_list:+, which are those that --k takes}"
 done
 
 # PYTHON: the active environment if it has what requirements.txt lists, or else .venv, made if need be
@@ -304,11 +312,11 @@ for game in "${game_list[@]}"; do
         flags=""
         if [ -n "$k" ]; then
           name+=_k$k
-          flags=" --mean-scaling-coefficient $k"
-          if [[ $k == *n ]]; then
-            times=${k%n}
-            flags=" --mean-scaling-coefficient $((${times:-1} * $(num_actions "$game")))"
-          fi
+          case $k in
+            n) flags=" --mean-scaling-coefficient None" ;; # which the scripts take for their game's n
+            *n) flags=" --mean-scaling-coefficient $((${k%n} * $(num_actions "$game")))" ;;
+            *) flags=" --mean-scaling-coefficient $k" ;;
+          esac
         fi
         command="OMP_NUM_THREADS=1"
         if [ "${#gpu_list[@]}" -gt 0 ]; then

@@ -7,6 +7,7 @@ import sys
 from functools import partial
 from pathlib import Path
 
+import copies
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on many threads
@@ -14,18 +15,21 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on man
 ROOT = Path(__file__).resolve().parent.parent
 DQN, IQN = ["dqn_atari", "dqn_atari_mexp"], ["iqn_atari", "iqn_atari_mexp"]
 SCRIPTS = DQN + IQN
-TRAINED = SCRIPTS + ["minatar_mexp"]  # every script that trains a network
+GAMES_OF = {path.removesuffix(".py"): own[0] for path, own in copies.SCRIPTS.items() if own}
+TRAINED = list(GAMES_OF)  # every script that trains a network
+RELATED = [name for name in TRAINED if name.startswith("related/")]
 TINY = "--num-envs 1 --batch-size 8 --learning-starts 64 --buffer-size 400 --eval-frequency 0 --checkpoint-frequency 0"
 
 
 def load(name: str):
-    """The script as a module; importing it must have no side effects."""
-    if name not in sys.modules:
-        spec = importlib.util.spec_from_file_location(name, ROOT / f"{name}.py")
+    """The script as a module, by its path without `.py`; importing it must have no side effects."""
+    stem = Path(name).name
+    if stem not in sys.modules:
+        spec = importlib.util.spec_from_file_location(stem, ROOT / f"{name}.py")
         module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module
+        sys.modules[stem] = module
         spec.loader.exec_module(module)
-    return sys.modules[name]
+    return sys.modules[stem]
 
 
 @pytest.fixture(params=SCRIPTS)

@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import TINY, TRAINED, load, make_network, run, run_folders
+from conftest import GAMES_OF, TINY, TRAINED, load, make_network, run, run_folders
 from test_resume import fork, run_here
 
 
@@ -81,9 +81,11 @@ def test_flags_of_iqn(flags, tmp_path):
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_script_refuses(name, tmp_path):
     """As a user meets it: in a process of its own, in which no library writes anything beside the line either."""
-    env_id, close = ("ALE/Pang-v5", "ALE/Pong-v5")
-    if name == "minatar_mexp":
-        env_id, close = ("MinAtar/Breakot-v1", "MinAtar/Breakout-v1")
+    env_id, close = {
+        "Atari": ("ALE/Pang-v5", "ALE/Pong-v5"),
+        "MinAtar": ("MinAtar/Breakot-v1", "MinAtar/Breakout-v1"),
+        "Gym": ("LunarLander-v2", "LunarLander-v3"),
+    }[GAMES_OF[name]]
     assert close in refused(name, f"{TINY} --env-id {env_id}", cwd=tmp_path, runner=run)
 
 

@@ -30,8 +30,16 @@ SCRIPTS = {
     "dqn_mexp": "dqn_atari_mexp.py",
     "iqn": "iqn_atari.py",
     "iqn_mexp": "iqn_atari_mexp.py",
+    "dueling": "related/dueling_atari.py",
+    "rdq": "related/dueling_atari.py --rdq-beta 0.001",
+    "nature": "related/nature_dqn_atari.py",
+    "nature_mexp": "related/nature_dqn_atari.py --mean-scaling-coefficient None",
     "minatar_dqn": "minatar_mexp.py --mean-scaling-coefficient 0",
     "minatar_mexp": "minatar_mexp.py",
+    "minatar_dueling": "related/dueling_minatar.py",
+    "minatar_rdq": "related/dueling_minatar.py --rdq-beta 0.001",
+    "minatar_nature": "related/nature_dqn_minatar.py",
+    "minatar_nature_mexp": "related/nature_dqn_minatar.py --mean-scaling-coefficient None",
 }
 
 
@@ -49,7 +57,7 @@ def parse(line):
     while "=" in words[0]:
         name, value = words.pop(0).split("=", 1)
         variables[name] = value
-    script = load(Path(words[1]).stem)
+    script = load(str(Path(words[1]).relative_to(ROOT).with_suffix("")))
     return variables, script.__name__, tyro.cli(script.Args, args=words[2:])
 
 
@@ -116,13 +124,75 @@ def test_options(tmp_path):
     assert shlex.split(line)[-2:] == ["--x", "c d"]
 
 
+def test_every_agent(tmp_path):
+    """Each is the script and the flags that its name says, and no agent is missing here."""
+    of_atari = [agent for agent in SCRIPTS if not agent.startswith("minatar")]
+    of_minatar = [agent for agent in SCRIPTS if agent.startswith("minatar")]
+    for suite, agents in (("atari5", of_atari), ("minatar", of_minatar)):
+        line = benchmark(suite, "--agents none", cwd=tmp_path, check=2).stderr
+        assert line.endswith(f"'none' is none of {', '.join(sorted(agents))}\n")
+        lines = benchmark(suite, f"--agents {','.join(agents)} --seeds 1 --dry-run", cwd=tmp_path).stdout.splitlines()
+        for agent, line in zip(agents, lines, strict=False):
+            assert f"{ROOT}/{SCRIPTS[agent]} --env-id" in line
+            _, _, args = parse(line)
+            assert args.exp_name == agent and getattr(args, "rdq_beta", 0) == (0.001 if "rdq" in agent else 0)
+            expected = {"minatar_dqn": 0, "nature": 0, "minatar_nature": 0}.get(agent)
+            assert getattr(args, "mean_scaling_coefficient", None) == expected
+
+
+def test_suite_of_lunarlander(tmp_path):
+    lines = benchmark("lunarlander --dry-run", cwd=tmp_path).stdout.splitlines()
+    keys = [(args.seed, args.mean_scaling_coefficient, args.exp_name) for _, _, args in map(parse, lines)]
+    ks = ["0", "0.5", "1", "2", "4", "8", "16", "32"]
+    assert keys == [(seed, float(k), f"lunarlander_k{k}") for seed in range(1, 11) for k in ks]
+    _, script, args = parse(lines[0])
+    assert script == "lunarlander_mexp" and args.env_id == "LunarLander-v3" and args.total_timesteps == 100_000
+
+
+def test_sweep_over_k(tmp_path):
+    """Numbers as they are, n and its multiples by the number of actions that each game has."""
+    lines = benchmark("minatar --k 0,1.5,n,2n,12n --seeds 3,5 --steps 10 --dry-run", cwd=tmp_path).stdout.splitlines()
+    assert len(lines) == 5 * 2 * 5
+    minatar = load("minatar_mexp")
+    for i, line in enumerate(lines):
+        _, script, args = parse(line)
+        n = minatar.MinAtarEnvs(args.env_id, 1).num_actions
+        expected = [("_k0", 0), ("_k1.5", 1.5), ("_kn", None), ("_k2n", 2 * n), ("_k12n", 12 * n)]
+        assert (args.exp_name.removeprefix("minatar_mexp"), args.mean_scaling_coefficient) == expected[i % 5]
+        assert script == "minatar_mexp" and args.env_id == f"MinAtar/{MINATAR[i // 10]}-v1"
+        assert args.seed == (3, 5)[i // 5 % 2]
+    flags = "atari57 --games Skiing,Pong --agents iqn_mexp,nature --k 2n --seeds 1 --dry-run"
+    parsed = [parse(line) for line in benchmark(flags, cwd=tmp_path).stdout.splitlines()]
+    got = [(script, args.env_id, args.mean_scaling_coefficient) for _, script, args in parsed]
+    assert got == [
+        ("iqn_atari_mexp", "ALE/Skiing-v5", 18),
+        ("nature_dqn_atari", "ALE/Skiing-v5", 18),
+        ("iqn_atari_mexp", "ALE/Pong-v5", 36),
+        ("nature_dqn_atari", "ALE/Pong-v5", 36),
+    ]
+    envs = load("dqn_atari").AtariEnvs
+    assert (envs("ALE/Skiing-v5", 1).num_actions, envs("ALE/Pong-v5", 1).num_actions) == (9, 18)
+    line = benchmark("lunarlander --k 4n --seeds 1 --dry-run", cwd=tmp_path).stdout
+    assert parse(line)[2].mean_scaling_coefficient == 16
+
+
 @pytest.mark.parametrize(
     "flags,words",
     [
-        ("nope", "SUITE 'nope' must be quick, minatar, atari5, ablation11 or atari57"),
+        ("nope", "SUITE 'nope' must be quick, minatar, atari5, ablation11, atari57 or lunarlander"),
         ("", "SUITE"),
-        ("quick --agents dqn", "--agents 'dqn': 'dqn' is none of minatar_dqn, minatar_mexp"),
-        ("atari5 --agents dqn,minatar_dqn", "'minatar_dqn' is none of dqn, dqn_mexp, iqn, iqn_mexp"),
+        ("quick --agents dqn", "--agents 'dqn': 'dqn' is none of minatar_dqn, minatar_dueling, minatar_mexp"),
+        ("atari5 --agents dqn,minatar_dqn", "'minatar_dqn' is none of dqn, dqn_mexp, dueling, iqn, iqn_mexp"),
+        (
+            "minatar --agents minatar_rdq --k 1",
+            "is none of minatar_mexp, minatar_nature, which are those that --k takes",
+        ),
+        ("lunarlander --games CartPole", "'CartPole' is none of LunarLander"),
+        ("minatar --k 1,,2", "--k '1,,2' must be a list"),
+        ("minatar --k -1", "--k '-1' must be a list"),
+        ("minatar --k 0n", "--k '0n' must be a list"),
+        ("minatar --dry-run --k 1,1", "name the run Asterix-minatar_mexp_k1-1 twice"),
+        ("atari5 --k n,2n -- --no-full-action-space", "--k 'n,2n': multiples of n"),
         ("atari5 --agents dqn,,iqn", "--agents 'dqn,,iqn': '' is none of dqn"),
         ("minatar --games Breakout,Pong", f"--games 'Breakout,Pong': 'Pong' is none of {', '.join(MINATAR)}"),
         ("atari5 --games Pogn", f"--games 'Pogn': 'Pogn' is none of {', '.join(ATARI57)}"),

@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import IQN, TRAINED, bind, make_network, run, run_folders
+from conftest import GAMES_OF, IQN, TRAINED, bind, make_network, run, run_folders
 from test_resume import evaluations, scalars
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none was found")
@@ -131,8 +131,9 @@ def test_whole_runs_with_and_without_graphs(name, tmp_path):
         "--env-id ALE/Pong-v5 --learning-starts 200 --buffer-size 2000 --total-timesteps 2000 --eval-frequency 2000 "
         "--eval-steps 1 --eval-envs 2 --num-envs 2 --checkpoint-frequency 600 --exploration-steps 1000000"
     )
-    if name == "minatar_mexp":
-        flags = flags.replace("ALE/Pong-v5", "Breakout").replace("--eval-steps 1", "--eval-episodes 4")
+    if GAMES_OF[name] != "Atari":
+        env_id = {"MinAtar": "MinAtar/Breakout-v1", "Gym": "CartPole-v1"}[GAMES_OF[name]]
+        flags = flags.replace("ALE/Pong-v5", env_id).replace("--eval-steps 1", "--eval-episodes 4")
     for graphs in ("", "--no-cuda-graphs", "--buffer-device cpu"):
         folder = tmp_path / (graphs.strip("-").replace(" ", "") or "default")
         folder.mkdir()

@@ -47,13 +47,18 @@ def q_values(obs):
     return np.stack([best - 20.0, best, best - 0.5 - obs[:, 1]], axis=1).astype(np.float32)
 
 
-def by_hand(episodes, gamma):
-    """Metrics of (number, rewards) episodes by the definitions, with a backward sum for every return."""
-    q, returns, gaps = [], [], []
+def by_hand(episodes, gamma, k):
+    """Metrics of (number, rewards) episodes by the definitions, with a backward sum for every return; the layer's input
+    z by the inverse of its matrix."""
+    q, returns, gaps, q_norms, z_norms = [], [], [], [], []
+    layer = np.eye(3) + k / 3
     for e, rewards in episodes:
         for t in range(len(rewards)):
             q.append(10.0 * e + t)
             gaps.append(0.5 + t)
+            values = q_values(np.array([[e, t]]))[0].astype(float)
+            q_norms.append(sum(value**2 for value in values) ** 0.5)
+            z_norms.append(sum(value**2 for value in np.linalg.inv(layer) @ values) ** 0.5)
             returns.append(sum(gamma**i * np.sign(r) for i, r in enumerate(rewards[t:])))
     scores = [sum(rewards) for _, rewards in episodes]
     return {
@@ -65,6 +70,8 @@ def by_hand(episodes, gamma):
         "mean_discounted_return": np.mean(returns),
         "overestimation": np.mean(q) - np.mean(returns),
         "action_gap": np.mean(gaps),
+        "q_norm": np.mean(q_norms),
+        "z_norm": np.mean(z_norms),
     }
 
 
@@ -85,9 +92,13 @@ A, B, C = [0, 7, -3, 0], [5, 0, 0, 0, 0, 0, 0, 2, 1, 1], [-1, 100]
 )
 def test_metrics_by_hand(eval_steps, expected):
     envs = ScriptedEnvs([[A, C], [B]])
-    args = SimpleNamespace(seed=1, gamma=0.9, eval_steps=eval_steps, eval_epsilon=0.001)
+    args = SimpleNamespace(seed=1, gamma=0.9, eval_steps=eval_steps, eval_epsilon=0.001, mean_scaling_coefficient=2.5)
     metrics, seeds, film = dqn.evaluate(envs, q_values, args, 0)
-    assert metrics == pytest.approx(by_hand(expected, 0.9))
+    assert metrics == pytest.approx(by_hand(expected, 0.9, k=2.5))
+    assert metrics["z_norm"] < metrics["q_norm"] - 1
+    del args.mean_scaling_coefficient  # without the layer z is q
+    metrics, _, _ = dqn.evaluate(ScriptedEnvs([[A, C], [B]]), q_values, args, 0)
+    assert metrics == pytest.approx(by_hand(expected, 0.9, k=0)) and metrics["z_norm"] == metrics["q_norm"]
     assert film == [1] * len(A), "the first game's first episode"
     assert all((actions == 1).all() for actions in envs.actions)
 

@@ -20,7 +20,8 @@ FLAGS = (
     "--capture-video"
 )
 COLUMNS = (
-    "step,episodes,score_mean,score_median,score_std,mean_q,mean_discounted_return,overestimation,action_gap,wall_time"
+    "step,episodes,score_mean,score_median,score_std,mean_q,mean_discounted_return,overestimation,action_gap,q_norm,z_norm,"
+    "wall_time"
 )
 
 
@@ -69,7 +70,7 @@ def test_tensorboard(finished):
     tags = {tag for tag, _, _ in values}
     assert tags >= {"charts/episodic_return", "charts/episodic_length", "charts/epsilon", "losses/td_loss"}
     assert tags >= {"losses/q_values", "eval/episodic_return", "eval/mean_q", "eval/mean_discounted_return"}
-    assert tags >= {"eval/overestimation", "eval/action_gap"}
+    assert tags >= {"eval/overestimation", "eval/action_gap", "eval/q_norm", "eval/z_norm"}
     epsilons = {step: value for tag, step, value in values if tag == "charts/epsilon"}
     assert epsilons == {1000: pytest.approx(1 - 0.99 * 1000 / 1_000_000)}
     lengths = [(step, value) for tag, step, value in values if tag == "charts/episodic_length"]
@@ -129,7 +130,8 @@ def test_eval_only_gives_what_the_network_plays(finished, tmp_path):
     if name.endswith("_mexp"):  # the folded model is the baseline's, with the same values up to rounding
         result = run_here(name.removesuffix("_mexp"), flags, f"--eval-only {folder}/model_folded.pt", cwd=tmp_path)
         folded = result.stdout.splitlines()[-1]
-        numbers = [[float(x) for x in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", line)] for line in (own, folded)]
+        both = [line.split(", z_norm")[0] for line in (own, folded)]  # the baseline's z is q
+        numbers = [[float(x) for x in re.findall(r"-?\d+\.?\d*(?:e-?\d+)?", line)] for line in both]
         assert numbers[0] == pytest.approx(numbers[1], rel=2e-3)
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass, fields
 
 import copies
 import pytest
-from conftest import IQN, ROOT, SCRIPTS, TRAINED, load
+from conftest import GAMES_OF, IQN, RELATED, ROOT, SCRIPTS, TRAINED, load
 
 PAIRS = [(name, f"{name}_mexp") for name in SCRIPTS if f"{name}_mexp" in SCRIPTS]
 SECTIONS = ["# AGENT", "# ENVIRONMENT", "# REPLAY BUFFER", "# EVALUATION", "# SPEED", "# RUNS (skip at first)"]
@@ -38,12 +38,16 @@ def test_what_is_listed_as_not_shared_does_differ():
             families = {copies.SCRIPTS[name][family] for name in having}
             of_one_family = len(families) == 1 and families != {own[family] for own in copies.SCRIPTS.values() if own}
             assert len({texts[name][definition] for name in having}) > 1 or of_one_family, definition
+    for definition in copies.OF_THE_FAMILY:
+        assert len({texts[name][definition] for name, own in copies.SCRIPTS.items() if own}) > 1
     for name, definitions in copies.OWN_OF.items():
         for definition in definitions:
             others = {texts[other][definition] for other in texts if other != name and definition in texts[other]}
             assert texts[name][definition] not in others
-    having = [name for name, own in copies.SCRIPTS.items() if own and "MeanExpansion" in texts[name]]
-    assert having == [name for name, own in copies.SCRIPTS.items() if own and name.endswith("_mexp.py")]
+    for name, own in copies.SCRIPTS.items():
+        has_layer = "MeanExpansion" in texts[name]
+        has_flag = own is not None and "    mean_scaling_coefficient:" in texts[name]["Args"]
+        assert has_layer == has_flag, name
 
 
 def repository(folder):
@@ -72,7 +76,7 @@ CHANGES = {  # definition: (old, new), in iqn_atari.py
 GET_THE_CHANGE = {
     "linear_schedule": TRAINED,
     "fail": [*TRAINED, "report", "tabular_mexp"],
-    "record_video": SCRIPTS,  # those of Atari
+    "record_video": [name for name in TRAINED if GAMES_OF[name] == "Atari"],
     "quantile_huber_loss": IQN,
     "Args": ["iqn_atari"],
     "QNetwork": ["iqn_atari"],
@@ -121,7 +125,6 @@ def test_copies_finds_what_is_missing(tmp_path):
         file.write("\n\ndef another():\n    pass\n")
     text = (tmp_path / "dqn_atari.py").read_text()
     (tmp_path / "dqn_atari.py").write_text(text.replace("def log_files(", "def files_of_logs("))
-    (tmp_path / "related").mkdir()
     (tmp_path / "related" / "new_atari.py").write_text("")
     result = compare()
     assert result.returncode == 1
@@ -175,9 +178,46 @@ def test_the_diff_is_the_layer(baseline, modified):
     assert len(body) <= 2, body  # the network's signature and its call
 
 
+BASES = {  # a related script: what it is a copy of, and the definitions that are its algorithm
+    "dueling_atari": ("dqn_atari", {"Args", "QNetwork", "update"}),
+    "dueling_minatar": ("minatar_mexp", {"Args", "QNetwork", "update", "MeanExpansion"}),
+    "nature_dqn_atari": ("dqn_atari_mexp", {"Args", "RMSprop", "update"}),
+    "nature_dqn_minatar": ("minatar_mexp", {"Args", "RMSprop", "update"}),
+}
+
+
+@pytest.mark.parametrize("name", RELATED)
+def test_the_diff_of_a_related_script_is_its_algorithm(name):
+    """Other definitions are the same text in the same order, and the loop of the main block is the same."""
+    base, own = BASES[name.removeprefix("related/")]
+    old, new = [copies.definitions(ROOT / f"{path}.py") for path in (base, name)]
+    assert [text for text in old if text not in own] == [text for text in new if text not in own]
+    assert {text for text in old.keys() | new.keys() if old.get(text) != new.get(text)} == own
+    loops = [
+        (ROOT / f"{path}.py").read_text().split("# TRY NOT TO MODIFY: start the game\n")[1] for path in (base, name)
+    ]
+    after = "    if args.save_model:\n"
+    assert loops[0].split(after)[0] == loops[1].split(after)[0]
+
+
+def test_the_readmes_numbers_of_changed_lines():
+    """What `diff` prints for each pair that the README's table of scripts names."""
+    counted = 0
+    for line in (ROOT / "README.md").read_text().splitlines():
+        match = re.match(r"\| `([\w/]+\.py)` \|.*from `([\w/]+\.py)` by (about )?(\d+) lines", line)
+        if match is None:
+            continue
+        result = subprocess.run(["diff", ROOT / match[2], ROOT / match[1]], capture_output=True, text=True)
+        changed = [change for change in result.stdout.splitlines() if change[0] in "<>"]
+        assert abs(len(changed) - int(match[4])) <= (15 if match[3] else 0), (line, len(changed))
+        counted += 1
+    assert counted == len(TRAINED) - 1, "all but dqn_atari.py, from which they stem"
+
+
 def test_import_has_no_side_effects(tmp_path):
     """All that train in one interpreter; each alone would take seconds to start."""
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r}); import {', '.join(TRAINED)}"
+    modules = ", ".join(name.removeprefix("related/") for name in TRAINED)
+    code = f"import sys; sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / 'related')!r}]; import {modules}"
     result = subprocess.run([sys.executable, "-B", "-c", code], cwd=tmp_path, capture_output=True, text=True)
     errors = [line for line in result.stderr.splitlines() if "font cache" not in line]  # Matplotlib, once a machine
     assert (result.returncode, result.stdout, errors) == (0, "", [])
@@ -185,9 +225,10 @@ def test_import_has_no_side_effects(tmp_path):
 
 
 def requirements():
-    """The pinned versions of requirements.txt by the packages' names."""
+    """The pinned versions of requirements.txt by the packages' names, without extras such as [box2d]."""
     lines = [line.split("#")[0].strip() for line in (ROOT / "requirements.txt").read_text().splitlines()]
-    return dict(line.split("==") for line in lines if line)
+    pins = [line.split("==") for line in lines if line]
+    return {package.split("[")[0]: version for package, version in pins}
 
 
 def imported_packages(path):
@@ -216,7 +257,8 @@ def test_inline_metadata_lists_what_is_imported(path):
     lines = [line[2:] if line.startswith("# ") else line[1:] for line in block["content"].splitlines()]
     metadata = tomllib.loads("\n".join(lines))
     assert metadata["requires-python"] == ">=3.11,<3.14"
-    listed = dict(requirement.split("==") for requirement in metadata["dependencies"])
+    pairs = [requirement.split("==") for requirement in metadata["dependencies"]]
+    listed = {package.split("[")[0]: version for package, version in pairs}
     assert set(listed) == imported_packages(path)
     pins = requirements()
     assert listed == {package: pins[package] for package in listed}
@@ -270,6 +312,7 @@ def test_every_number_has_its_bounds(name):
     which the layer checks; it has no other entry, and the same one in every script."""
     script = load(name)
     numbers = {field.name for field in fields(script.Args) if type(field.default) in (int, float)}
+    numbers.discard("mean_scaling_coefficient")
     assert numbers - set(script.BOUNDS) == {"batch_size", "buffer_size", "learning_starts"}
     assert set(script.BOUNDS) <= numbers
     for flag, bounds in script.BOUNDS.items():

@@ -2,10 +2,10 @@
 
 Measures the emulator, `action_values` and `update` alone and the real training loop (the script itself, as a
 subprocess, with epsilon 0.01 so that every step needs the network). The loop's efficiency is the time that its parts
-must take, update and emulator overlapping as they may, over the time that the loop takes. With MinAtar, whose games
-are Python, nothing overlaps; there a bare loop of the three parts, which drive each other out of the caches, is what
-they must take.
-All rounds alternate between the parts, the script's loop and that of its baseline (of MinAtar, that of k = 0), and
+must take, update and emulator overlapping as they may, over the time that the loop takes. With MinAtar and Gymnasium,
+whose games are stepped in Python, nothing overlaps; there a bare loop of the three parts, which drive each other out of
+the caches, is what they must take.
+All rounds alternate between the parts, the loop of the script and that of its baseline (or of k = 0), and
 medians are printed, because machines are noisy.
 
 Usage: python tests/throughput.py --script dqn_atari_mexp.py --num-envs 1 --device cpu
@@ -74,13 +74,19 @@ class Parts:
         self.defaults = script.Args()
         self.num_envs = args.num_envs
         self.steps = 0
-        self.minatar = hasattr(script, "MinAtarEnvs")
+        self.in_turn = not hasattr(script, "AtariEnvs")  # the games are stepped in Python
         self.rng = np.random.default_rng(0)
         args.env_id = args.env_id or self.defaults.env_id
         iqn = hasattr(script, "quantile_huber_loss")
         torch.set_float32_matmul_precision("high" if iqn and device.type == "cuda" else "highest")
-        if self.minatar:
+        if self.in_turn:
             torch.set_num_threads(self.defaults.num_threads)
+        if hasattr(script, "GymEnvs"):
+            self.envs = script.GymEnvs(args.env_id, args.num_envs, self.defaults.reward_scale)
+            self.buffer = script.ReplayBuffer(10_000, self.envs.obs_size, device)
+            sizes = [self.envs.obs_size, self.envs.num_actions, self.defaults.obs_scale]
+            memory_format = torch.preserve_format
+        elif hasattr(script, "MinAtarEnvs"):
             self.envs = script.MinAtarEnvs(args.env_id, args.num_envs)
             self.buffer = script.ReplayBuffer(10_000, self.envs.obs_shape, device)
             sizes = [self.envs.obs_shape[-1], self.envs.num_actions]
@@ -92,15 +98,25 @@ class Parts:
             memory_format = torch.channels_last
         if hasattr(script, "MeanExpansion"):
             sizes.append(float(self.envs.num_actions))
+        if hasattr(self.defaults, "rdq_beta"):
+            sizes.append(self.defaults.rdq_beta > 0)
         network = script.QNetwork(*sizes).to(device, memory_format=memory_format)
         target = copy.deepcopy(network).requires_grad_(False)
-        optimizer = torch.optim.Adam(
-            network.parameters(),
-            lr=self.defaults.learning_rate,
-            eps=self.defaults.adam_eps,
-            fused=True,
-            capturable=device.type == "cuda",
-        )
+        if hasattr(script, "RMSprop"):
+            optimizer = script.RMSprop(
+                network.parameters(),
+                lr=self.defaults.learning_rate,
+                alpha=self.defaults.rmsprop_alpha,
+                eps=self.defaults.rmsprop_eps,
+            )
+        else:
+            optimizer = torch.optim.Adam(
+                network.parameters(),
+                lr=self.defaults.learning_rate,
+                eps=self.defaults.adam_eps,
+                fused=True,
+                capturable=device.type == "cuda",
+            )
 
         def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
             return script.update(network, target, optimizer, self.defaults, script.Batch(*batch))
@@ -126,7 +142,7 @@ class Parts:
     def fill(self) -> None:
         """One step of all environments, into the replay."""
         actions = self.random_actions()
-        if self.minatar:
+        if self.in_turn:
             obs, rewards, terminated, _, _, info = self.envs.step(actions)
             self.buffer.append(self.obs, info["final_obs"], actions, rewards, terminated)
             self.obs = obs
@@ -140,7 +156,7 @@ class Parts:
 
     def emulate(self) -> None:
         actions = self.random_actions()
-        if self.minatar:
+        if self.in_turn:
             self.obs, *_ = self.envs.step(actions)
             return
         self.envs.send(actions)
@@ -163,7 +179,7 @@ class Parts:
     def rates(self, seconds: float) -> dict[str, float]:
         """Calls a second of every part."""
         parts = {"emulate": self.emulate, "act": self.act, "update": self.update}
-        if self.minatar:
+        if self.in_turn:
             parts["bare"] = self.bare
         return {name: rate(part, seconds, self.device) for name, part in parts.items()}
 
@@ -232,10 +248,10 @@ def main() -> None:
         libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
     baseline = args.script.replace("_mexp", "")
     plain = []
+    parts = Parts(args, device)
     if not (ROOT / baseline).exists():
         baseline = args.script
         plain = ["--mean-scaling-coefficient", "0"]
-    parts = Parts(args, device)
     rounds = []
     loops = []
     base = []
@@ -260,7 +276,7 @@ def main() -> None:
     print(f"| emulator alone | {rates['emulate'] * args.num_envs:,.0f} | agent steps |")
     print(f"| `action_values` alone | {rates['act'] * args.num_envs:,.0f} | agent steps |")
     print(f"| `update` alone | {rates['update']:,.1f} | gradient steps of {parts.defaults.batch_size} |")
-    if parts.minatar:
+    if parts.in_turn:
         print(f"| bare loop of the three | {rates['bare'] * args.num_envs:,.0f} | agent steps |")
     print(f"| full loop | {steps:,.1f} | agent steps |")
     print(f"| loop / emulator alone | {steps / rates['emulate'] / args.num_envs:.2f} | |")
