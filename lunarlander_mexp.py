@@ -35,6 +35,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -97,7 +98,7 @@ class Args:
     eval_frequency: int = 10_000  # agent steps between evaluation phases; 0 is never
     eval_episodes: int = 100  # episodes of an evaluation phase
     eval_envs: int = 20  # environments that an evaluation phase plays at a time
-    eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
+    eval_epsilon: float = 0.0  # epsilon of an evaluation phase (the authors' release)
     eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
     capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
 
@@ -123,7 +124,11 @@ class MeanExpansion(nn.Module):
 
 
 class QNetwork(nn.Module):
-    """An MLP: observations (B, D) float32 to action-values (B, n) float32. PyTorch's initialisation."""
+    """An MLP: observations (B, D) float32 to action-values (B, n) float32.
+
+    Weights are LeCun normal, with standard deviation 1/sqrt(fan_in); biases 0, as in PFRL's MLP, which the authors'
+    release uses.
+    """
 
     def __init__(self, obs_size: int, num_actions: int, obs_scale: float, mean_scaling_coefficient: float):
         super().__init__()
@@ -136,6 +141,10 @@ class QNetwork(nn.Module):
         )
         self.output = nn.Linear(256, num_actions)
         self.mean_expansion = MeanExpansion(mean_scaling_coefficient)
+        for layer in self.modules():
+            if isinstance(layer, nn.Linear):
+                nn.init.normal_(layer.weight, std=layer.in_features**-0.5)
+                nn.init.zeros_(layer.bias)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         z = self.output(self.network(obs * self.obs_scale))
@@ -198,14 +207,17 @@ class GymEnvs:
 
     def __init__(self, env_id: str, num_envs: int, reward_scale: float):
         try:
-            self.envs = gymnasium.make_vec(
-                env_id,
-                num_envs,
-                vectorization_mode="sync",
-                vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
-            )
+            with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # of old versions
+                self.envs = gymnasium.make_vec(
+                    env_id,
+                    num_envs,
+                    vectorization_mode="sync",
+                    vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
+                )
         except (gymnasium.error.Error, ImportError) as error:
-            close = difflib.get_close_matches(env_id, gymnasium.registry, n=1, cutoff=0.5) or ["LunarLander-v3"]
+            close = difflib.get_close_matches(env_id, gymnasium.registry, n=1) or ["LunarLander-v3"]
+            if env_id in gymnasium.registry:
+                close = ["CartPole-v1"]  # a package is missing that this one does without
             raise ValueError(f"--env-id {env_id!r} cannot be made ({error}); try {close[0]}") from error
         obs_space = self.envs.single_observation_space
         action_space = self.envs.single_action_space
