@@ -382,10 +382,11 @@ def evaluate(envs: GymEnvs, q_values, args: Args, step: int) -> tuple[dict[str, 
     first_done = False
     scores = []
 
-    k = getattr(args, "mean_scaling_coefficient", 0.0)  # without the layer z is q
+    k = getattr(args, "mean_scaling_coefficient", 0.0)  # a script without this flag has no layer, and z is q
     discount_sum = np.zeros(envs.num_envs)
     sums = {}  # of what is measured, by name: over the steps so far of the episode that each game plays, (N,)
     totals = {}  # over all steps of the episodes that are done
+    total_steps = 0.0
     while active.any():
         q = q_values(obs)
         explore = rng.random(envs.num_envs) < args.eval_epsilon
@@ -400,9 +401,8 @@ def evaluate(envs: GymEnvs, q_values, args: Args, step: int) -> tuple[dict[str, 
         # returns of an episode is the sum of all r_u * (1 + gamma + ... + gamma^u)
         discount_sum = 1 + args.gamma * discount_sum
         ascending = np.sort(q, axis=1)
-        z = q - k / (k + 1) * q.mean(1, keepdims=True)  # the layer undone
+        z = q - k / (k + 1) * q.mean(1, keepdims=True)  # inverts q = z + k * mean(z)
         measured = {
-            "steps": np.ones(envs.num_envs),
             "mean_q": q[every_env, actions],
             "mean_discounted_return": rewards * discount_sum,
             "action_gap": ascending[:, -1] - ascending[:, -2],
@@ -412,6 +412,7 @@ def evaluate(envs: GymEnvs, q_values, args: Args, step: int) -> tuple[dict[str, 
 
         finished = done & active
         scores += info["score"][finished].tolist()
+        total_steps += info["length"][finished].sum()
         for name, values in measured.items():
             sum_so_far = sums.get(name, np.zeros(envs.num_envs)) + values
             totals[name] = totals.get(name, 0.0) + sum_so_far[finished].sum()
@@ -423,7 +424,6 @@ def evaluate(envs: GymEnvs, q_values, args: Args, step: int) -> tuple[dict[str, 
             else:
                 active[i] = False
 
-    total_steps = totals.pop("steps")
     means = {name: float(total / total_steps) for name, total in totals.items()}
     metrics = {
         "episodes": len(scores),
@@ -470,6 +470,11 @@ class BestNetwork:
             self.step = step
             self.score = score
             self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write the weights, whole or not at all."""
+        torch.save(self.weights, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
 
     def state_dict(self) -> dict:
         return {"step": self.step, "score": self.score, "weights": self.weights}
@@ -598,7 +603,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 }
 
 
-NETWORK_FLAGS = ("env_id", "obs_scale")  # with k, what `--eval-only` must find as the model was trained with
+NETWORK_FLAGS = ("env_id", "obs_scale")  # besides k, the flags that must be those of the training run for `--eval-only`
 
 
 def check_args(args: Args) -> None:
@@ -638,7 +643,7 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--eval-only {path} was trained with {flag} {old_value}, not {value}; add {flag} {old_value}")
     if k != vars(args).get("mean_scaling_coefficient", 0):
-        fail(f"--eval-only {path} has k = {k}; use the _mexp script with that k, or the baseline and model_folded.pt")
+        fail(f"--eval-only {path} has k = {k}; give that --mean-scaling-coefficient, or k = 0 and model_folded.pt")
 
 
 def find_runs(args: Args) -> list[Path]:
@@ -844,7 +849,7 @@ def log_evaluation(run_dir: Path, writer: SummaryWriter, metrics: dict, global_s
 
 
 def save_best_scores(run_dir: Path, best: BestNetwork, metrics: dict) -> None:
-    """Write `best.json`: the scores of the best network's last games, and the agent step that it is from."""
+    """Write `best.json`: the scores of the best network's final episodes, and the agent step that it is from."""
     names = ("episodes", "score_mean", "score_median", "score_std")
     scores = {"step": best.step} | {name: metrics[name] for name in names}
     (run_dir / "best.json").write_text(json.dumps(scores, indent=2))
@@ -855,7 +860,7 @@ def finish_run(run_dir: Path) -> None:
     config = json.loads((run_dir / "config.json").read_text())
     config["finished"] = True
     write_config(run_dir, config)
-    for name in ("checkpoint.pt", "checkpoint.tmp"):
+    for name in ("checkpoint.pt", "checkpoint.tmp", "model_best.tmp"):
         (run_dir / name).unlink(missing_ok=True)
 
 
@@ -906,13 +911,14 @@ if __name__ == "__main__":
         train_values = capture(train_values)
         eval_values = capture(eval_values)
 
-    def play(values: Callable, args: Args, step: int) -> tuple:
-        eval_envs = GymEnvs(args.env_id, args.eval_envs, args.reward_scale)
+    def play(values: Callable, eval_args: Args, step: int) -> tuple:
+        """What `evaluate` returns of the network whose `action_values` are given; `step` seeds the episodes."""
+        eval_envs = GymEnvs(args.env_id, eval_args.eval_envs, args.reward_scale)
 
         def q_values(obs: np.ndarray) -> np.ndarray:
             return values(to_device(obs, device)).cpu().numpy()
 
-        return evaluate(eval_envs, q_values, args, step)
+        return evaluate(eval_envs, q_values, eval_args, step)
 
     def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
         metrics, seeds, actions = play(eval_values, args, step)
@@ -928,9 +934,14 @@ if __name__ == "__main__":
 
     # RUN SETUP: the run that --resume goes on with, or a new one
     # A checkpoint holds `stateful` and `counters`: what a hack adds to the state of the loop belongs in one of them
-    stateful = {"q_network": q_network, "target_network": target_network, "optimizer": optimizer, "buffer": buffer}
     best = BestNetwork()
-    stateful["best"] = best
+    stateful = {
+        "q_network": q_network,
+        "target_network": target_network,
+        "optimizer": optimizer,
+        "buffer": buffer,
+        "best": best,
+    }
     counters = {"global_step": 0, "wall_time": 0.0, "losses": {}}
     run_dir = run_to_resume(args) if args.resume else None
     if run_dir:
@@ -991,7 +1002,7 @@ if __name__ == "__main__":
             log_evaluation(run_dir, writer, metrics, global_step, time.time() - start_time)
             if args.save_best:
                 best.offer(q_network, metrics["score_mean"], global_step)
-                torch.save(best.weights, run_dir / "model_best.pt")
+                best.save(run_dir / "model_best.pt")
         if due(global_step, args.num_envs, args.checkpoint_frequency) and global_step < args.total_timesteps:
             writer.flush()
             counters = {
@@ -1008,8 +1019,8 @@ if __name__ == "__main__":
         torch.save(q_network.folded_state_dict(), run_dir / "model_folded.pt")
     if args.save_best:
         q_network.load_state_dict(best.weights)
-        best_args = replace(args, eval_envs=30, eval_episodes=30)  # every game plays one episode
-        new_step = global_step + 1  # the games are drawn by the step: not the ones that chose this network
+        best_args = replace(args, eval_envs=30, eval_episodes=30)  # 30 episodes (the authors' release), one a game
+        new_step = global_step + 1  # no phase had it, so these are not the episodes that selected the network
         metrics, *_ = play(partial(action_values, q_network), best_args, new_step)
         save_best_scores(run_dir, best, metrics)
     progress.close()

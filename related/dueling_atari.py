@@ -12,15 +12,17 @@
 #     "tyro==1.0.17",
 # ]
 # ///
-"""Dueling DQN (Wang et al. 2016, arXiv 1511.06581) on Atari games, and with `--rdq-beta 0.001` regularized dueling
-Q-learning (RDQ): the agents that share value across actions by their architecture, which the paper of the
-mean-expansion layer compares with it (Nagarajan, Daley, White & Machado, ICML 2026, arXiv 2606.29806).
+"""Dueling DQN on Atari, and with `--rdq-beta 0.001` regularized dueling Q-learning (RDQ). Both share value across
+actions through their architecture; the paper of the mean-expansion layer compares the layer with them (Nagarajan,
+Daley, White & Machado, ICML 2026, arXiv 2606.29806).
 
-Protocol and hyperparameters are those of `dqn_atari.py`, from which the two streams of the network, the loss of RDQ and
-its flag differ. RDQ takes no mean off the advantages; its L2 term settles how v and a share q. At a fixed q it is least
-where a is the z of the layer with k = n (the paper's Proposition 1).
+Dueling DQN: only the architecture of Wang et al. 2016 (arXiv 1511.06581, section 3), without their double DQN, rescaled
+and clipped gradients, as in the authors' release. RDQ (Daley, Nagarajan, White & Machado, RLC 2025, arXiv 2507.09523):
+q = v + a, without subtracting mean(a); the L2 penalty on v and a makes the split of q unique. For a fixed q it is
+smallest at v = sum(q) / (n + 1), where a equals the mean-expansion layer's z at k = n (Proposition 1 of its paper).
+Protocol and hyperparameters are those of `dqn_atari.py`: Machado et al. 2018 with the learning settings of Rainbow.
 
-Usage: python related/dueling_atari.py --env-id ALE/Pong-v5
+Usage: python related/dueling_atari.py --env-id ALE/Breakout-v5
 """
 
 import copy
@@ -85,7 +87,7 @@ class Args:
     total_timesteps: int = 50_000_000  # agent steps of 4 frames: 200M frames (Machado et al. 2018)
     learning_rate: float = 6.25e-5  # of Adam (Hessel et al. 2018)
     adam_eps: float = 1.5e-4  # epsilon of Adam (Hessel et al. 2018)
-    rdq_beta: float = 0.0  # weight of the L2 term of RDQ, 0.001 in the paper; 0 is Dueling DQN
+    rdq_beta: float = 0.0  # weight of RDQ's L2 term, 0.001 in its paper; 0 is Dueling DQN, whose q and loss differ
     buffer_size: int = 1_000_000  # transitions in the replay memory (Mnih et al. 2015)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
     gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
@@ -111,7 +113,7 @@ class Args:
 
 class QNetwork(nn.Module):
     """The network of Wang et al. 2016 on Mnih et al. 2015's convolutions: observations (B, 4, 84, 84) uint8 to
-    action-values (B, n) float32, the sum of a value and n advantages; Dueling DQN takes the mean off the advantages.
+    action-values (B, n) float32: a value plus n advantages, from which Dueling DQN subtracts their mean.
 
     Weights are LeCun normal, with standard deviation 1/sqrt(fan_in); biases 0.03 in the convolutions and 0 elsewhere,
     as in the authors' release.
@@ -146,12 +148,12 @@ class QNetwork(nn.Module):
                 nn.init.constant_(layer.bias, 0.03 if isinstance(layer, nn.Conv2d) else 0.0)
 
     def streams(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The value v, (B, 1), and the advantages a, (B, n), float32."""
+        """The value v, (B, 1) float32, and the advantages a, (B, n) float32."""
         features = self.network(obs.float() / 255)
         return self.value(features), self.advantage(features)
 
     def combine(self, v: torch.Tensor, a: torch.Tensor) -> torch.Tensor:
-        """The action-values q, (B, n), of v and a."""
+        """The action-values q, (B, n): eq. 9 of Wang et al. 2016, or RDQ's plain sum."""
         if self.rdq:
             return v + a
         return v + a - a.mean(-1, keepdim=True)
@@ -458,10 +460,11 @@ def evaluate(envs: AtariEnvs, q_values, args: Args, step: int) -> tuple[dict[str
     first_done = False
     scores = []
 
-    k = getattr(args, "mean_scaling_coefficient", 0.0)  # without the layer z is q
+    k = getattr(args, "mean_scaling_coefficient", 0.0)  # a script without this flag has no layer, and z is q
     discount_sum = np.zeros(envs.num_envs)
     sums = {}  # of what is measured, by name: over the steps so far of the episode that each game plays, (N,)
     totals = {}  # over all steps of the episodes that are done
+    total_steps = 0.0
     while active.any():
         q = q_values(obs)
         explore = rng.random(envs.num_envs) < args.eval_epsilon
@@ -478,9 +481,8 @@ def evaluate(envs: AtariEnvs, q_values, args: Args, step: int) -> tuple[dict[str
         # returns of an episode is the sum of all r_u * (1 + gamma + ... + gamma^u)
         discount_sum = 1 + args.gamma * discount_sum
         ascending = np.sort(q, axis=1)
-        z = q - k / (k + 1) * q.mean(1, keepdims=True)  # the layer undone
+        z = q - k / (k + 1) * q.mean(1, keepdims=True)  # inverts q = z + k * mean(z)
         measured = {
-            "steps": np.ones(envs.num_envs),
             "mean_q": q[every_env, actions],
             "mean_discounted_return": clip_rewards(rewards) * discount_sum,
             "action_gap": ascending[:, -1] - ascending[:, -2],
@@ -490,6 +492,7 @@ def evaluate(envs: AtariEnvs, q_values, args: Args, step: int) -> tuple[dict[str
 
         finished = done & active
         scores += info["score"][finished].tolist()
+        total_steps += info["length"][finished].sum()
         for name, values in measured.items():
             sum_so_far = sums.get(name, np.zeros(envs.num_envs)) + values
             totals[name] = totals.get(name, 0.0) + sum_so_far[finished].sum()
@@ -498,7 +501,6 @@ def evaluate(envs: AtariEnvs, q_values, args: Args, step: int) -> tuple[dict[str
         if steps_taken >= args.eval_steps:
             active = active & ~done  # no other episode starts
 
-    total_steps = totals.pop("steps")
     means = {name: float(total / total_steps) for name, total in totals.items()}
     metrics = {
         "episodes": len(scores),
@@ -543,6 +545,11 @@ class BestNetwork:
             self.step = step
             self.score = score
             self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write the weights, whole or not at all."""
+        torch.save(self.weights, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
 
     def state_dict(self) -> dict:
         return {"step": self.step, "score": self.score, "weights": self.weights}
@@ -669,7 +676,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 }
 
 
-NETWORK_FLAGS = ("env_id", "rdq_beta")  # with k, what `--eval-only` must find as the model was trained with
+NETWORK_FLAGS = ("env_id", "rdq_beta")  # besides k, the flags that must be those of the training run for `--eval-only`
 
 
 def check_args(args: Args) -> None:
@@ -709,7 +716,7 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
             flag = f"--{name.replace('_', '-')}"
             fail(f"--eval-only {path} was trained with {flag} {old_value}, not {value}; add {flag} {old_value}")
     if k != vars(args).get("mean_scaling_coefficient", 0):
-        fail(f"--eval-only {path} has k = {k}; use the _mexp script with that k, or the baseline and model_folded.pt")
+        fail(f"--eval-only {path} has k = {k}; give that --mean-scaling-coefficient, or k = 0 and model_folded.pt")
 
 
 def find_runs(args: Args) -> list[Path]:
@@ -915,7 +922,7 @@ def log_evaluation(run_dir: Path, writer: SummaryWriter, metrics: dict, global_s
 
 
 def save_best_scores(run_dir: Path, best: BestNetwork, metrics: dict) -> None:
-    """Write `best.json`: the scores of the best network's last games, and the agent step that it is from."""
+    """Write `best.json`: the scores of the best network's final episodes, and the agent step that it is from."""
     names = ("episodes", "score_mean", "score_median", "score_std")
     scores = {"step": best.step} | {name: metrics[name] for name in names}
     (run_dir / "best.json").write_text(json.dumps(scores, indent=2))
@@ -926,7 +933,7 @@ def finish_run(run_dir: Path) -> None:
     config = json.loads((run_dir / "config.json").read_text())
     config["finished"] = True
     write_config(run_dir, config)
-    for name in ("checkpoint.pt", "checkpoint.tmp"):
+    for name in ("checkpoint.pt", "checkpoint.tmp", "model_best.tmp"):
         (run_dir / name).unlink(missing_ok=True)
 
 
@@ -975,13 +982,14 @@ if __name__ == "__main__":
         train_values = capture(train_values)
         eval_values = capture(eval_values)
 
-    def play(values: Callable, args: Args, step: int) -> tuple:
-        eval_envs = AtariEnvs(args.env_id, args.eval_envs, args.full_action_space)
+    def play(values: Callable, eval_args: Args, step: int) -> tuple:
+        """What `evaluate` returns of the network whose `action_values` are given; `step` seeds the episodes."""
+        eval_envs = AtariEnvs(args.env_id, eval_args.eval_envs, args.full_action_space)
 
         def q_values(obs: np.ndarray) -> np.ndarray:
             return values(to_device(obs, device)).cpu().numpy()
 
-        return evaluate(eval_envs, q_values, args, step)
+        return evaluate(eval_envs, q_values, eval_args, step)
 
     def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
         metrics, seeds, actions = play(eval_values, args, step)
@@ -997,9 +1005,14 @@ if __name__ == "__main__":
 
     # RUN SETUP: the run that --resume goes on with, or a new one
     # A checkpoint holds `stateful` and `counters`: what a hack adds to the state of the loop belongs in one of them
-    stateful = {"q_network": q_network, "target_network": target_network, "optimizer": optimizer, "buffer": buffer}
     best = BestNetwork()
-    stateful["best"] = best
+    stateful = {
+        "q_network": q_network,
+        "target_network": target_network,
+        "optimizer": optimizer,
+        "buffer": buffer,
+        "best": best,
+    }
     counters = {"global_step": 0, "wall_time": 0.0, "losses": {}}
     run_dir = run_to_resume(args) if args.resume else None
     if run_dir:
@@ -1067,7 +1080,7 @@ if __name__ == "__main__":
             log_evaluation(run_dir, writer, metrics, global_step, time.time() - start_time)
             if args.save_best:
                 best.offer(q_network, metrics["score_mean"], global_step)
-                torch.save(best.weights, run_dir / "model_best.pt")
+                best.save(run_dir / "model_best.pt")
         if due(global_step, args.num_envs, args.checkpoint_frequency) and global_step < args.total_timesteps:
             # The emulators' state cannot be saved: all games start anew, in a run that goes on as in one that resumes
             buffer.truncate(~done, obs[:, -1])
@@ -1085,8 +1098,8 @@ if __name__ == "__main__":
         torch.save(q_network.state_dict(), run_dir / "model.pt")
     if args.save_best:
         q_network.load_state_dict(best.weights)
-        best_args = replace(args, eval_envs=30, eval_steps=1)  # every game plays one episode
-        new_step = global_step + 1  # the games are drawn by the step: not the ones that chose this network
+        best_args = replace(args, eval_envs=30, eval_steps=1)  # 30 episodes (the authors' release), one a game
+        new_step = global_step + 1  # no phase had it, so these are not the episodes that selected the network
         metrics, *_ = play(partial(action_values, q_network), best_args, new_step)
         save_best_scores(run_dir, best, metrics)
     progress.close()

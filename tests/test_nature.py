@@ -1,0 +1,347 @@
+"""`related/nature_dqn_*.py`: RMSprop of Mnih et al. 2015 and the Huber loss against the formulas in float64."""
+
+import copy
+import io
+import json
+
+import numpy as np
+import pytest
+import test_minatar
+import test_update
+import torch
+import torch.nn as nn
+from conftest import TINY, load, run_folders
+from test_bad_input import checkpointed_run
+from test_resume import run_here
+
+ATARI, MINATAR = "related/nature_dqn_atari", "related/nature_dqn_minatar"
+LR, ALPHA, EPS = 2.5e-4, 0.95, 1e-2  # of Mnih et al. 2015
+TINY_RUN = {
+    ATARI: f"{TINY} --env-id ALE/Pong-v5 --no-full-action-space",
+    MINATAR: f"{test_minatar.SHORT} --env-id Seaquest --eval-frequency 0",
+}
+
+
+@pytest.fixture(params=[ATARI, MINATAR])
+def script(request):
+    return load(request.param)
+
+
+def on_atari(script):
+    return hasattr(script, "AtariEnvs")
+
+
+def make_network(script, k, num_actions=6):
+    if on_atari(script):
+        return script.QNetwork(num_actions, k)
+    return script.QNetwork(4, num_actions, k)
+
+
+def networks(script, k):
+    torch.manual_seed(1)
+    network = make_network(script, k)
+    nn.init.normal_(network.output.bias, std=0.3)
+    target = copy.deepcopy(network)
+    for parameter in target.parameters():
+        parameter.data += 0.05 * torch.randn_like(parameter) / parameter[0].numel() ** 0.5
+    return network, target.requires_grad_(False)
+
+
+def batch_of(script):
+    """Transitions of 6 actions, some of them terminal, with rewards that make some TD errors larger than 1."""
+    if on_atari(script):
+        batch = test_update.batch_with_all_kinds(script)
+        return batch._replace(rewards=2 * batch.rewards)
+    return script.Batch(*test_minatar.make_batch())._replace(actions=torch.arange(16) % 6)
+
+
+def values_by_hand(script, weights, obs, k):
+    """The values in float64 from the weights."""
+    if on_atari(script):
+        return test_update.values_by_hand(weights, obs, k)
+    return test_minatar.values_by_hand(weights, obs, k)
+
+
+def rmsprop(script, parameters, lr=LR, alpha=ALPHA, eps=EPS):
+    return script.RMSprop(parameters, lr=lr, alpha=alpha, eps=eps)
+
+
+# THE OPTIMIZER
+
+
+def random_parameters(dtype):
+    generator = torch.Generator().manual_seed(4)
+    shapes = ((3, 4), (5,))
+    return [nn.Parameter(torch.randn(shape, generator=generator, dtype=dtype)) for shape in shapes]
+
+
+def random_gradients(steps, dtype=torch.float64):
+    """Gradients of 1e-3 to 100, larger and smaller than epsilon's square root, for each step and parameter."""
+    generator = torch.Generator().manual_seed(5)
+    scales = [torch.logspace(-3, 2, 12, dtype=torch.float64).view(3, 4), torch.logspace(-3, 2, 5, dtype=torch.float64)]
+    drawn = [[torch.randn(x.shape, generator=generator, dtype=x.dtype) for x in scales] for _ in range(steps)]
+    return [[(scale * (x + 0.5)).to(dtype) for scale, x in zip(scales, draws, strict=True)] for draws in drawn]
+
+
+def take_steps(optimizer, parameters, gradients):
+    for step_gradients in gradients:
+        for parameter, gradient in zip(parameters, step_gradients, strict=True):
+            parameter.grad = gradient.clone()
+        optimizer.step()
+
+
+def weights_by_hand(weights, gradients, lr, alpha, eps):
+    """The weights after all steps, in a loop for each number: the centred RMSprop of Graves 2013."""
+    results = []
+    for i, tensor in enumerate(weights):
+        new = tensor.double().numpy().copy()
+        for index in np.ndindex(new.shape):
+            w, m, v = new[index], 0.0, 0.0
+            for step_gradients in gradients:
+                g = float(step_gradients[i][index])
+                m = alpha * m + (1 - alpha) * g
+                v = alpha * v + (1 - alpha) * g * g
+                w = w - lr * g / (v - m * m + eps) ** 0.5
+            new[index] = w
+        results.append(torch.from_numpy(new))
+    return results
+
+
+@pytest.mark.parametrize("lr,alpha,eps", [(LR, ALPHA, EPS), (0.1, 0.9, 1e-4), (0.1, 0.0, 0.5)])
+def test_rmsprop_against_a_loop(script, lr, alpha, eps):
+    """20 steps with random gradients; in float32, as in training, to the rounding of float32."""
+    for dtype, rtol, atol in ((torch.float64, 1e-10, 1e-14), (torch.float32, 1e-4, 2e-6)):
+        parameters, gradients = random_parameters(dtype), random_gradients(20, dtype)
+        before = [parameter.detach().clone() for parameter in parameters]
+        expected = weights_by_hand(before, gradients, lr, alpha, eps)
+        take_steps(rmsprop(script, parameters, lr, alpha, eps), parameters, gradients)
+        for parameter, old, new in zip(parameters, before, expected, strict=True):
+            moved = parameter.detach().double() - old.double()
+            torch.testing.assert_close(moved, new - old.double(), rtol=rtol, atol=atol)
+            assert parameter.dtype == dtype and moved.abs().max() > lr
+
+
+def test_rmsprop_is_not_that_of_pytorch(script):
+    """PyTorch adds epsilon outside of the square root: small gradients move weights much further there."""
+    gradients = random_gradients(20)
+    weights, moved = random_parameters(torch.float64), []
+    for make in (script.RMSprop, torch.optim.RMSprop):
+        parameters = copy.deepcopy(weights)
+        centred = {} if make is script.RMSprop else {"centered": True}
+        take_steps(make(parameters, lr=LR, alpha=ALPHA, eps=EPS, **centred), parameters, gradients)
+        moved.append([new.detach() - old.detach() for new, old in zip(parameters, weights, strict=True)])
+    for own, other in zip(*moved, strict=True):
+        assert other.flatten()[0].abs() > 5 * own.flatten()[0].abs(), "a gradient of 1e-3"
+        torch.testing.assert_close(own.flatten()[-1], other.flatten()[-1], rtol=1e-3, atol=0)  # of 100
+
+
+def test_rmsprop_of_a_gradient_that_does_not_vary(script):
+    """Its variance is 0, and in float32 v - m^2 may be less: the weights must not become the root of that."""
+    parameter = nn.Parameter(torch.zeros(1000))
+    gradient = 1000 * torch.rand(1000, generator=torch.Generator().manual_seed(6)) + 1000
+    optimizer = rmsprop(script, [parameter])
+    for step in range(400):
+        parameter.grad = gradient * (10 if step < 5 else 1)
+        old = parameter.detach().clone()
+        optimizer.step()
+        assert torch.isfinite(parameter).all()
+    (state,) = optimizer.state.values()
+    below = (state["v"] - state["m"].square()) < -EPS
+    assert below.any()
+    moved = parameter.detach() - old
+    torch.testing.assert_close(moved[below], -LR * gradient[below] / EPS**0.5, rtol=1e-3, atol=0)
+
+
+def test_rmsprop_works_in_place(script):
+    """As a CUDA graph needs it, in which tensors keep their addresses: parameters, averages and gradients stay."""
+    parameters = random_parameters(torch.float32)
+    optimizer = rmsprop(script, parameters)
+    tensors = parameters + [tensor for state in optimizer.state.values() for tensor in state.values()]
+    assert len(tensors) == 2 + 4, "the averages are there before the first step"
+    before = [tensor.data_ptr() for tensor in tensors]
+    for gradients in random_gradients(3, torch.float32):
+        old = [tensor.detach().clone() for tensor in tensors]
+        take_steps(optimizer, parameters, [gradients])
+        assert all(torch.equal(p.grad, gradient) for p, gradient in zip(parameters, gradients, strict=True))
+        assert not any(torch.equal(tensor, was) for tensor, was in zip(tensors, old, strict=True))
+    now = parameters + [tensor for state in optimizer.state.values() for tensor in state.values()]
+    assert [tensor.data_ptr() for tensor in now] == before
+
+
+def test_rmsprop_goes_on_from_its_state(script):
+    """Saved to a file after 7 steps and loaded into a new optimizer, it takes the next 13 bit for bit."""
+    gradients = random_gradients(20, torch.float32)
+    whole = random_parameters(torch.float32)
+    take_steps(rmsprop(script, whole), whole, gradients)
+
+    first = random_parameters(torch.float32)
+    optimizer = rmsprop(script, first)
+    take_steps(optimizer, first, gradients[:7])
+    state = optimizer.state_dict()
+    assert [sorted(tensors) for tensors in state["state"].values()] == [["m", "v"]] * 2
+    file = io.BytesIO()
+    torch.save({"weights": [p.detach() for p in first], "optimizer": state}, file)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    resumed = [nn.Parameter(tensor) for tensor in saved["weights"]]
+    forgetful = copy.deepcopy(resumed)
+    optimizer = rmsprop(script, resumed, lr=1.0, alpha=0.5, eps=1.0)  # numbers are in the state too
+    optimizer.load_state_dict(saved["optimizer"])
+    take_steps(optimizer, resumed, gradients[7:])
+    assert all(torch.equal(x, y) for x, y in zip(resumed, whole, strict=True))
+    take_steps(rmsprop(script, forgetful), forgetful, gradients[7:])
+    assert not any(torch.equal(x, y) for x, y in zip(forgetful, whole, strict=True)), "the averages matter"
+
+
+# THE LOSS
+
+
+class Values(nn.Module):
+    """A network whose values of every state are its parameters, 0 at first."""
+
+    def __init__(self):
+        super().__init__()
+        self.q = nn.Parameter(torch.zeros(5, 3))
+
+    def forward(self, obs):
+        return self.q
+
+
+def test_huber_loss_by_hand(script):
+    """Half the square of a TD error up to 1, beyond it the absolute value less a half; summed over the batch. In the
+    gradient, by which SGD moves the values of the actions taken, TD errors are clipped to [-1, 1]."""
+    network = Values()
+    rewards = torch.tensor([0.25, -0.5, 1.0, 3.0, -7.0])
+    actions = torch.tensor([0, 1, 2, 1, 0])
+    batch = script.Batch(torch.zeros(5), actions, rewards, torch.zeros(5), terminated=torch.ones(5))
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    loss, mean_q, td_errors = script.update(network, Values(), optimizer, script.Args(), batch)
+    assert td_errors.tolist() == rewards.tolist() and mean_q.item() == 0
+    assert loss.item() == 0.03125 + 0.125 + 0.5 + 2.5 + 6.5
+    expected = torch.zeros(5, 3)
+    expected[range(5), actions] = torch.tensor([0.25, -0.5, 1.0, 1.0, -1.0])
+    assert torch.equal(network.q.detach(), expected)
+
+
+@pytest.mark.parametrize("k", [0.0, 6.0])
+def test_one_step_equals_the_formula(script, k):
+    """The real update with the settings of Mnih et al. 2015, of which RMSprop's first step is by hand."""
+    network, target = networks(script, k)
+    batch = batch_of(script)
+    weights = {name: value.double().clone().requires_grad_() for name, value in network.state_dict().items()}
+    target_weights = {name: value.double() for name, value in target.state_dict().items()}
+    q = values_by_hand(script, weights, batch.obs, k)
+    q_next = values_by_hand(script, target_weights, batch.next_obs, k)
+    loss, td_errors = 0.0, []
+    for b in range(len(batch.actions)):
+        bootstrap = 0.0 if batch.terminated[b] else 0.99 * max(q_next[b].tolist())
+        error = float(batch.rewards[b]) + bootstrap - q[b, batch.actions[b]]
+        td_errors.append(error.item())
+        loss = loss + (0.5 * error**2 if abs(error) <= 1 else abs(error) - 0.5)
+    loss.backward()
+    large = sum(abs(error) > 1 for error in td_errors)
+    assert 3 <= large <= 13 and 0 < batch.terminated.sum() < 16
+
+    got_loss, got_q, got_errors = script.update(
+        network, target, rmsprop(script, network.parameters()), script.Args(), batch
+    )
+    assert not any(got.requires_grad for got in (got_loss, got_q, got_errors))
+    assert got_loss.item() == pytest.approx(loss.item(), rel=1e-5)
+    assert got_q.item() == pytest.approx(q.gather(1, batch.actions[:, None]).mean().item(), rel=1e-4, abs=1e-6)
+    assert got_errors.tolist() == pytest.approx(td_errors, rel=1e-4, abs=1e-5)
+    for name, parameter in network.named_parameters():
+        gradient = weights[name].grad
+        torch.testing.assert_close(parameter.grad.double(), gradient, rtol=1e-4, atol=1e-5)
+        # m = (1 - alpha) g and v = (1 - alpha) g^2, so that v - m^2 = (1 - alpha) alpha g^2
+        step = LR * gradient / (ALPHA * (1 - ALPHA) * gradient**2 + EPS).sqrt()
+        torch.testing.assert_close(parameter.double(), weights[name].detach() - step, rtol=1e-6, atol=2e-7)
+        assert step.abs().max() > LR / 10
+    for name, value in target.state_dict().items():
+        assert torch.equal(value.double(), target_weights[name]), "the target network stays"
+
+
+def test_old_gradients_do_not_count(script):
+    """What an interrupted call left in the gradients: the same step as without."""
+    results = []
+    for left in (None, 1.0):
+        network, target = networks(script, 6.0)
+        for parameter in network.parameters():
+            parameter.grad = None if left is None else torch.full_like(parameter, left)
+        script.update(network, target, rmsprop(script, network.parameters()), script.Args(), batch_of(script))
+        results.append(network.output.weight.detach())
+    assert torch.equal(*results)
+
+
+# THE LAYER
+
+
+def plain_network(script):
+    """The network written without the layer."""
+    if on_atari(script):
+        return load("dqn_atari").QNetwork(6)
+    plain = test_minatar.Plain()
+    plain.output = nn.Linear(128, 6)
+    return plain
+
+
+def test_k_zero_is_the_plain_network(script):
+    """The layer at k = 0 changes no bit: not of the values, and not of the weights after 20 updates."""
+    network, plain = networks(script, 0.0)[0], plain_network(script)
+    plain.load_state_dict(network.state_dict())
+    assert isinstance(network.mean_expansion, script.MeanExpansion) and network.mean_expansion.k == 0
+    batch = batch_of(script)
+    assert torch.equal(network(batch.obs), plain(batch.obs))
+    losses = []
+    for net in (network, plain):
+        target, optimizer = copy.deepcopy(net), rmsprop(script, net.parameters())
+        updates = [script.update(net, target, optimizer, script.Args(), batch) for _ in range(20)]
+        losses.append([loss.item() for loss, _, _ in updates])
+    assert losses[0] == losses[1] and len(set(losses[0])) == 20
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name])
+
+
+@pytest.mark.parametrize("k", [0.0, 0.5, 6.0])
+def test_folding(script, k):
+    """The plain network with the folded weights has the values of the network with the layer, whose own are others."""
+    network, plain = networks(script, k)[0], plain_network(script)
+    obs = batch_of(script).obs
+    plain.load_state_dict(network.folded_state_dict())
+    torch.testing.assert_close(plain(obs), network(obs), rtol=1e-5, atol=1e-5)
+    plain.load_state_dict(network.state_dict())
+    assert torch.equal(plain(obs), network(obs)) == (k == 0)
+
+
+# WHOLE RUNS
+
+
+@pytest.mark.parametrize("name", [ATARI, MINATAR])
+def test_k_of_a_run(name, tmp_path):
+    """0 by default; the number of actions with None; both the model and its folded one are saved."""
+    for flags, k in (("", 0), ("--mean-scaling-coefficient None", 6), ("--mean-scaling-coefficient 2.5", 2.5)):
+        runs = tmp_path / str(k)
+        runs.mkdir()
+        run_here(name, TINY_RUN[name], "--total-timesteps 8 --save-model", flags, cwd=runs)
+        (folder,) = run_folders(runs)
+        config = json.loads((folder / "config.json").read_text())
+        assert config["args"]["mean_scaling_coefficient"] == k and config["num_actions"] == 6
+        weights, folded = (torch.load(folder / f"{file}.pt", weights_only=True) for file in ("model", "model_folded"))
+        expected = weights["output.weight"] + k * weights["output.weight"].mean(0)
+        torch.testing.assert_close(folded["output.weight"], expected)
+
+
+@pytest.mark.parametrize("name", [ATARI, MINATAR])
+def test_optimizer_of_a_run(name, tmp_path):
+    """RMSprop with the numbers of Mnih et al. 2015, or of the flags, whose averages are in the checkpoint."""
+    given = "--learning-rate 1e-3 --rmsprop-alpha 0.9 --rmsprop-eps 1e-3"
+    for flags, numbers in (("", (LR, ALPHA, EPS)), (given, (1e-3, 0.9, 1e-3))):
+        runs = tmp_path / f"runs{len(flags)}"
+        runs.mkdir()
+        _, folder = checkpointed_run(runs, name, f"{TINY_RUN[name]} {flags}")
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)["stateful"]["optimizer"]
+        (group,) = saved["param_groups"]
+        assert (group["lr"], group["alpha"], group["eps"]) == numbers
+        assert len(saved["state"]) == len(group["params"]) == (10 if name == ATARI else 6)
+        for state in saved["state"].values():
+            assert set(state) == {"m", "v"} and state["v"].min() >= 0 and state["v"].max() > 0
+            assert (state["m"].square() <= state["v"] * 1.001 + 1e-12).all(), "no variance is negative"
