@@ -108,6 +108,22 @@ def test_pairs_that_fit(hacked, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    "script,fitting", [("nature_dqn_atari", {"double_dqn", "impala", "n_step"}), ("dueling_atari", {"double_dqn"})]
+)
+def test_which_fit_related_scripts(script, fitting, tmp_path):
+    """As the page says."""
+    applied = set()
+    for name in MOST_LINES:
+        command = ["patch", "-o", tmp_path / name, "-r", "-", ROOT / "related" / f"{script}.py"]
+        result = subprocess.run(
+            [*command, ROOT / "docs" / "hacks" / f"{name}.patch"], cwd=tmp_path, capture_output=True
+        )
+        if result.returncode == 0:
+            applied.add(name)
+    assert applied == fitting
+
+
 @pytest.mark.parametrize("name", MOST_LINES)
 def test_killed_and_resumed(name, hacked, tmp_path):
     """600 steps of the emulator: a run that was killed after a checkpoint ends with the same weights."""
