@@ -603,7 +603,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 }
 
 
-NETWORK_FLAGS = ("env_id", "obs_scale")  # besides k, the flags that must be those of the training run for `--eval-only`
+NETWORK_FLAGS = ("env_id", "obs_scale")  # besides k, flags that `--eval-only` must find as in training
 
 
 def check_args(args: Args) -> None:
