@@ -11,9 +11,11 @@
 # ///
 """The paper's tables and figures from a folder of runs, finished or not: reads their `config.json` and `eval.csv`.
 
-Writes README.md, figures (PNG and SVG) and tables (CSV). Learning curves, overestimation and action gap of every game;
-over the games with a human score (Wang et al. 2016) the mean, median, IQM and optimality gap of the human-normalised
-score with 95% stratified bootstrap intervals (Agarwal et al. 2021, `rliable`), and the probability of improvement.
+Writes README.md, figures (PNG and SVG) and tables (CSV). Learning curves, overestimation and action gap of every game,
+and the norms of q and z where runs have them; over the games with a human score (Wang et al. 2016) the mean, median,
+IQM and optimality gap of the human-normalised score with 95% stratified bootstrap intervals (Agarwal et al. 2021,
+`rliable`), and over the games without one the mean, median and IQM of the score divided by DQN's; final score and area
+under the curve against k, and the best k, where a game has three values of k; and the probability of improvement.
 The same runs give the same report, byte for byte.
 
 Usage: python report.py runs --out report
@@ -25,6 +27,7 @@ import re
 import sys
 import warnings
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
 from typing import Literal, NoReturn, Optional
 
@@ -36,6 +39,7 @@ import numpy as np
 import pandas as pd
 import scipy.stats
 import tyro
+from matplotlib.colors import LinearSegmentedColormap, to_hex
 from matplotlib.ticker import EngFormatter
 from rliable import library, plot_utils
 
@@ -75,17 +79,49 @@ for line in SCORES.split(","):
     HUMAN[f"ALE/{game_name}-v5"] = (float(random_score), float(human_score))
 
 # The scripts' `--exp-name`s without `_mexp`, and `benchmark.sh`'s
-BASELINES = {"dqn": "DQN", "dqn_atari": "DQN", "minatar": "DQN", "minatar_dqn": "DQN", "iqn": "IQN", "iqn_atari": "IQN"}
+BASELINES = {
+    "dqn": "DQN",
+    "dqn_atari": "DQN",
+    "minatar": "DQN",
+    "minatar_dqn": "DQN",
+    "lunarlander": "DQN",
+    "iqn": "IQN",
+    "iqn_atari": "IQN",
+    "nature": "Nature DQN",
+    "nature_dqn_atari": "Nature DQN",
+    "nature_dqn_minatar": "Nature DQN",
+    "minatar_nature": "Nature DQN",
+    "dueling": "Dueling DQN",  # RDQ if `--rdq-beta` is more than 0, whatever the name
+    "dueling_atari": "Dueling DQN",
+    "dueling_minatar": "Dueling DQN",
+    "minatar_dueling": "Dueling DQN",
+    "rdq": "Dueling DQN",
+    "minatar_rdq": "Dueling DQN",
+}
 
 # The numbers of actions for runs older than the key "num_actions" of config.json
 MINATAR_ACTIONS = {"Asterix": 5, "Breakout": 3, "Freeway": 3, "Seaquest": 6, "SpaceInvaders": 4}  # v1, minimal sets
 ATARI_ACTIONS = 18  # the full set
 
-COLOURS = {"DQN": "#0072B2", "IB-DQN(n)": "#D55E00", "IQN": "#56B4E9", "IB-IQN(n)": "#E69F00"}  # Okabe & Ito's palette
-OTHER_COLOURS = ["#009E73", "#CC79A7", "#000000", "#8C6BB1", "#999999", "#A6761D", "#66A61E", "#E7298A", "#01665E"]
+COLOURS = {  # Okabe & Ito's palette, with a brown and a grey
+    "DQN": "#0072B2",
+    "IB-DQN(n)": "#D55E00",
+    "IQN": "#56B4E9",
+    "IB-IQN(n)": "#E69F00",
+    "Nature DQN": "#6B4423",
+    "IB-Nature DQN(n)": "#999999",
+    "Dueling DQN": "#009E73",
+    "RDQ": "#CC79A7",
+}
+OTHER_COLOURS = ["#E7298A", "#000000", "#01665E", "#80B1D3", "#FB8072", "#BEBADA", "#1B4F9C", "#B2182B", "#CCEBC5"]
+# Agents with another k than n, from the least k to the greatest: yellow, olive, purple, away from the colours above
+SWEEP_COLOURS = LinearSegmentedColormap.from_list("sweep", ["#E8CC00", "#8FB000", "#56700A", "#9146C0", "#2B0A3D"])
 
 METRICS = ["score_mean", "overestimation", "action_gap"]  # what is used of eval.csv, besides the step
+NORMS = ["q_norm", "z_norm"]  # the same, but older runs do not have them
 AGGREGATES = ["mean", "median", "IQM", "optimality gap"]
+RELATIVE_TO = "DQN"  # by its scores those of games without a human score are divided
+MEASURES = {"final_score": "final score", "auc": "area under the curve"}  # of sweeps over k and relative scores
 
 # Arguments in which the runs of one agent may differ without a note
 MAY_DIFFER = {
@@ -97,6 +133,7 @@ MAY_DIFFER = {
     "resume",
     "checkpoint_frequency",
     "save_model",
+    "save_best",
     "capture_video",
     "track",
     "wandb_project_name",
@@ -147,22 +184,48 @@ def name_coefficient(k: float, n: Optional[int]) -> str:
     return f"{k / n:g}n"
 
 
+def without_sweep(exp_name: str, k: float, n: Optional[int]) -> str:
+    """An `--exp-name` without the ending `_k0.5` or `_k4n` that `benchmark.sh --k` gives it. A fork's name keeps such
+    an ending if it says something other than the run's k."""
+    match = re.fullmatch(r"(.+)_k(\d+(?:\.\d+)?|(\d*)n)", exp_name)
+    if match is None:
+        return exp_name
+    stem, coefficient, multiple = match.groups()
+    if multiple is None:
+        value = float(coefficient)
+    else:
+        value = int(multiple or 1) * (n or math.nan)
+    if stem.removesuffix("_mexp") in BASELINES or value == k:
+        return stem
+    return exp_name
+
+
 def agent_name(args: dict, n: Optional[int]) -> str:
     """The paper's name of an agent, from its run's arguments: IB-DQN(n), or DQN at k = 0; a fork's own `--exp-name`."""
-    baseline = BASELINES.get(args["exp_name"].removesuffix("_mexp"))
-    if baseline is None:
-        return args["exp_name"]
     k = float(args.get("mean_scaling_coefficient") or 0)
+    name = without_sweep(args["exp_name"], k, n)
+    baseline = BASELINES.get(name.removesuffix("_mexp"))
+    if baseline is None:
+        return name
+    if baseline == "Dueling DQN" and float(args.get("rdq_beta") or 0) > 0:
+        baseline = "RDQ"
     if k == 0:
         return baseline
     return f"IB-{baseline}({name_coefficient(k, n)})"
+
+
+def baseline_of(agent: str) -> str:
+    """The agent without the layer: DQN for IB-DQN(k), fork for fork(k); any other agent itself."""
+    return re.sub(r"^IB-|\([^()]*\)$", "", agent)
 
 
 def read_run(folder: Path) -> pd.DataFrame:
     """One row for each evaluation of a run; raises ValueError or OSError if its files are missing or damaged."""
     config = json.loads((folder / "config.json").read_text())
     args = config["args"]
-    table = pd.read_csv(folder / "eval.csv")[["step", *METRICS]].astype(float)
+    table = pd.read_csv(folder / "eval.csv")
+    norms = [name for name in NORMS if name in table]
+    table = table[["step", *METRICS, *norms]].astype(float)
     if table.empty or not np.isfinite(table.to_numpy()).all() or not table["step"].is_monotonic_increasing:
         raise ValueError("rows are missing or damaged")
     if not table["step"].is_unique:
@@ -245,6 +308,14 @@ class Study:
     steps: dict[str, list[int]] = field(default_factory=dict)  # game: steps
     seeds: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # (game, agent): seeds
     curves: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)  # metric: (runs, steps)
+    k: dict[tuple[str, str], float] = field(default_factory=dict)  # (game, agent): k
+
+    def having(self, metric: str) -> tuple[list[str], list[str]]:
+        """The games and the agents with runs that measured `metric`: all of them, but for the norms."""
+        places = [place for place, curves in self.curves.items() if metric in curves]
+        games = [game for game in self.games if any(place[0] == game for place in places)]
+        agents = [agent for agent in self.agents if any(place[1] == agent for place in places)]
+        return games, agents
 
     def complete_games(self) -> list[str]:
         """The games with a human score that every agent has played."""
@@ -252,12 +323,12 @@ class Study:
         return [game for game in games if all((game, agent) in self.curves for agent in self.agents)]
 
     def pairs(self) -> list[tuple[str, str]]:
-        """Every agent with the one that it is compared with: IB-DQN(k) with DQN, IB-IQN(k) with IQN, others with
-        either."""
+        """Every agent with the one that it is compared with: IB-DQN(k) with DQN, IB-IQN(k) with IQN, IB-Nature DQN(k)
+        with Nature DQN; Dueling DQN, RDQ, Nature DQN and forks with DQN, or with IQN where there is no DQN."""
         plain = [agent for agent in ("DQN", "IQN") if agent in self.agents]
         pairs = []
         for agent in self.agents:
-            own_baseline = re.sub(r"^IB-|\(.*\)$", "", agent)
+            own_baseline = baseline_of(agent)
             if agent in plain:
                 continue
             if own_baseline != agent and own_baseline in self.agents:
@@ -275,14 +346,24 @@ def order_agents(data: pd.DataFrame) -> list[str]:
     return known + sorted(others, key=lambda agent: (re.sub(r"\(.*\)$", "", agent), mean_k[agent]))
 
 
+def choose_colours(agents: list[str]) -> dict[str, str]:
+    """A colour for each of `agents`, which come in the order of `order_agents`."""
+    colours = dict(COLOURS)
+    others = [agent for agent in agents if agent not in COLOURS]
+    with_k = [agent for agent in others if baseline_of(agent) != agent]
+    for agent, position in zip(with_k, np.linspace(0, 1, len(with_k)), strict=True):
+        colours[agent] = to_hex(SWEEP_COLOURS(position))
+    forks = [agent for agent in others if baseline_of(agent) == agent]
+    for i, agent in enumerate(forks):
+        colours[agent] = OTHER_COLOURS[i % len(OTHER_COLOURS)]
+    return colours
+
+
 def compare(data: pd.DataFrame) -> tuple[Study, list[str]]:
     """What can be compared in the evaluations of all runs, and notes on what is missing."""
     agents = order_agents(data)
-    others = [agent for agent in agents if agent not in COLOURS]
-    colours = dict(COLOURS)
-    for i, agent in enumerate(others):
-        colours[agent] = OTHER_COLOURS[i % len(OTHER_COLOURS)]
-    study = Study(agents, colours)
+    study = Study(agents, choose_colours(agents))
+    metrics = METRICS + [name for name in NORMS if name in data]
     notes = []
     for game, here in data.groupby("game"):
         runs = here.groupby("run")["step"]
@@ -300,14 +381,20 @@ def compare(data: pd.DataFrame) -> tuple[Study, list[str]]:
         here = here[here["step"].isin(shared)]
         for agent, runs_of_agent in here.groupby("agent"):
             curves = {}
-            for metric in METRICS:
+            for metric in metrics:
                 pivot = runs_of_agent.pivot(index="seed", columns="step", values=metric)
-                curves[metric] = pivot.to_numpy()
-            study.seeds[game, agent] = pivot.index.tolist()
+                if metric in METRICS:
+                    study.seeds[game, agent] = pivot.index.tolist()
+                else:
+                    pivot = pivot.dropna()  # without the runs that did not measure it
+                if not pivot.empty:
+                    curves[metric] = pivot.to_numpy()
             study.curves[game, agent] = curves
+            study.k[game, agent] = float(runs_of_agent["k"].mean())
         missing = [agent for agent in agents if (game, agent) not in study.curves]
         if missing:
-            notes.append(f"{game} has no runs of {', '.join(missing)}; aggregates over games leave it out.")
+            consequence = "; aggregates over games leave it out" if game in HUMAN else ""
+            notes.append(f"{game} has no runs of {', '.join(missing)}{consequence}.")
     return study, notes
 
 
@@ -383,6 +470,9 @@ def game_table(study: Study, args: Args) -> pd.DataFrame:
             "overestimation": curves["overestimation"][:, -1],
             "action_gap": curves["action_gap"][:, -1],
         }
+        for name in NORMS:
+            if name in curves:
+                values[name] = curves[name][:, -1]
         if game in HUMAN:
             values["human_normalised"] = normalised(game, values["final_score"])
         row = {
@@ -455,6 +545,121 @@ def aggregate_table(study: Study, result: Aggregates) -> pd.DataFrame:
             row[f"{name} high"] = high if agent in result.bootstrapped else math.nan
         rows.append(row)
     return pd.DataFrame(rows)
+
+
+def relative_aggregates(scores: np.ndarray, baseline_scores: np.ndarray) -> np.ndarray:
+    """Mean, median and IQM, as in `aggregates`, of scores (runs, games, measures) divided by the baseline's mean over
+    its runs in that game and measure: flat, (3 x measures,)."""
+    return aggregates(scores / baseline_scores.mean(0))[:3].ravel()
+
+
+def relative_table(study: Study, args: Args) -> tuple[pd.DataFrame, list[str]]:
+    """The aggregates over games without a human score, relative to RELATIVE_TO, and notes on what is left out: for each
+    agent and each of MEASURES a row, none if there are not two games or no agent to compare. The games are those of the
+    baseline; both its runs and the agent's are resampled for the intervals."""
+    notes = []
+    games = [game for game in study.games if game not in HUMAN and (game, RELATIVE_TO) in study.curves]
+    if len(games) < 2:
+        return pd.DataFrame(), notes
+    measured = {}  # (game, agent): (runs, measures)
+    for game, agent in study.curves:
+        curve = study.curves[game, agent]["score_mean"]
+        measured[game, agent] = np.stack([curve[:, -1], curve.mean(1)], axis=1)
+
+    # Resampled, runs of which one scored 0 or less could have a mean of 0 or less, by which nothing can be divided
+    positive = [game for game in games if (measured[game, RELATIVE_TO] > 0).all()]
+    for game in games:
+        if game not in positive:
+            scored = f"a run of {RELATIVE_TO} scored 0 or less there"
+            notes.append(f"{game} is left out of the scores relative to {RELATIVE_TO}: {scored}.")
+    if len(positive) < 2:
+        return pd.DataFrame(), notes
+    scores = {}
+    for agent in study.agents:
+        missing = [game for game in positive if (game, agent) not in measured]
+        if missing:
+            names = ", ".join(missing)
+            notes.append(f"{agent} is left out of the scores relative to {RELATIVE_TO}: it has no runs of {names}.")
+        else:
+            counts = [len(measured[game, agent]) for game in positive]
+            runs = min(counts)
+            if max(counts) > runs:
+                used = f"use {runs} runs a game of {agent}, as many as every game has"
+                notes.append(f"Scores relative to {RELATIVE_TO} {used}.")
+            scores[agent] = np.stack([measured[game, agent][:runs] for game in positive], axis=1)
+    if len(scores) < 2:
+        return pd.DataFrame(), notes
+
+    baseline_scores = scores[RELATIVE_TO]  # (runs, games, measures)
+    pairs = {agent: (of_agent, baseline_scores) for agent, of_agent in scores.items()}
+    points, intervals = estimates(pairs, relative_aggregates, args)
+    rows = []
+    for agent, (i, measure) in product(scores, enumerate(MEASURES)):
+        row = {
+            "agent": agent,
+            "measure": measure,
+            "baseline": RELATIVE_TO,
+            "games": len(positive),
+            "runs": len(scores[agent]),
+            "baseline_runs": len(baseline_scores),
+        }
+        values = points[agent].reshape(3, -1)[:, i]
+        for j, name in enumerate(AGGREGATES[:3]):
+            low, high = math.nan, math.nan
+            if agent in intervals:
+                low, high = intervals[agent].reshape(2, 3, -1)[:, j, i]
+            row[name] = values[j]
+            row[f"{name} low"] = low
+            row[f"{name} high"] = high
+        rows.append(row)
+    return pd.DataFrame(rows), notes
+
+
+def sweep_table(study: Study, games: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `game_table` that belong to a sweep, in the order of k: of each game the baselines with three values
+    of k or more, 0 among them."""
+    k = [study.k[place] for place in zip(games["game"], games["agent"], strict=True)]
+    table = games.assign(baseline=games["agent"].map(baseline_of), k=k)
+    columns = ["game", "baseline", "k", "agent", "runs", "steps", "evaluations"]
+    for measure in MEASURES:
+        columns += [measure, f"{measure}_low", f"{measure}_high"]
+    sweeps = [table[:0]]
+    for game in study.games:
+        here = table[table["game"] == game]
+        for _, rows in here.groupby("baseline"):
+            if rows["k"].nunique() >= 3:
+                sweeps.append(rows.sort_values("k", kind="stable"))
+    return pd.concat(sweeps, ignore_index=True)[columns]
+
+
+def best_table(sweep: pd.DataFrame) -> pd.DataFrame:
+    """The k with the greatest mean of each game, baseline and measure (of equal ones the least), and the others that it
+    is within the interval of: all but those whose intervals end below that of the best. One run has no interval that
+    could end anywhere."""
+    best_rows = []
+    for (game, baseline), rows in sweep.groupby(["game", "baseline"], sort=False):
+        for measure in MEASURES:
+            best = rows.loc[rows[measure].idxmax()]
+            within = []
+            for other in rows.drop(best.name).to_dict("records"):
+                without_interval = best["runs"] == 1 or other["runs"] == 1
+                if without_interval or other[f"{measure}_high"] >= best[f"{measure}_low"]:
+                    mark = " (one run)" if other["runs"] == 1 else ""
+                    within.append(f"{other['k']:g}{mark}")
+            row = {
+                "game": game,
+                "baseline": baseline,
+                "measure": measure,
+                "best_k": best["k"],
+                "agent": best["agent"],
+                "runs": best["runs"],
+                "mean": best[measure],
+                "low": best[f"{measure}_low"],
+                "high": best[f"{measure}_high"],
+                "within_the_interval_of": ", ".join(within),
+            }
+            best_rows.append(row)
+    return pd.DataFrame(best_rows)
 
 
 def common_games(study: Study, agent: str, baseline: str) -> list[str]:
@@ -530,20 +735,21 @@ def draw_curve(axis: plt.Axes, study: Study, agent: str, steps: list[int], value
 
 
 def draw_games(study: Study, metric: str, label: str, out: Path, name: str, args: Args) -> None:
-    """`metric` against steps, one panel a game."""
-    columns = min(8, math.ceil(math.sqrt(len(study.games))))
-    rows = math.ceil(len(study.games) / columns)
-    size = (3 * columns, 2.4 * rows)
+    """`metric` against steps, one panel a game, of the games and agents that have it."""
+    games, agents = study.having(metric)
+    columns = min(8, math.ceil(math.sqrt(len(games))))
+    rows = math.ceil(len(games) / columns)
+    size = (max(6, 3 * columns), max(3.6, 2.4 * rows))  # of one game the legend and the label must have room too
     figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(study.games) :]:
+    for axis in axes.flat[len(games) :]:
         axis.axis("off")
-    for game, axis in zip(study.games, axes.flat, strict=False):
-        for agent in study.agents:
-            if (game, agent) in study.curves:
+    for game, axis in zip(games, axes.flat, strict=False):
+        for agent in agents:
+            if metric in study.curves.get((game, agent), {}):
                 values = study.curves[game, agent][metric]
                 draw_curve(axis, study, agent, study.steps[game], values.mean(0), band(values, args))
         axis.set_title(short(game), fontsize=10)
-    lines = [plt.Line2D([], [], color=study.colours[agent], label=agent) for agent in study.agents]
+    lines = [plt.Line2D([], [], color=study.colours[agent], label=agent) for agent in agents]
     figure.legend(handles=lines, loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
     figure.supxlabel("agent steps")
     figure.supylabel(label)
@@ -584,6 +790,95 @@ def draw_aggregates(study: Study, result: Aggregates, out: Path) -> None:
     intervals = {agent: result.intervals[agent][:, :, -1] for agent in study.agents}
     figure = draw_intervals(points, intervals, AGGREGATES, study.colours, "human-normalised score")
     save(figure, out, "aggregates")
+
+
+def draw_relative(study: Study, table: pd.DataFrame, out: Path) -> None:
+    """The rows of `relative_table`: a row of panels a measure, a bar an agent, the first on top."""
+    agents = list(table["agent"].unique())
+    size = (10, 1.6 + 2 * 0.3 * len(agents))
+    figure, axes = plt.subplots(2, 3, figsize=size, sharey=True, sharex="row", layout="constrained")
+    for (measure, rows), axes_of_row in zip(table.groupby("measure", sort=False), axes, strict=True):
+        for name, axis in zip(AGGREGATES[:3], axes_of_row, strict=True):
+            axis.use_sticky_edges = False
+            for i, row in enumerate(rows.to_dict("records")):
+                low, high = row[f"{name} low"], row[f"{name} high"]
+                if not math.isnan(low):
+                    axis.barh(i, high - low, left=low, height=0.6, color=study.colours[row["agent"]], alpha=0.75)
+                axis.plot(2 * [row[name]], [i - 0.3, i + 0.3], color="black", linewidth=2)
+            axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
+            axis.set_yticks(range(len(agents)), agents)
+            axis.grid(axis="x", alpha=0.3)
+            axis.set_title(f"{MEASURES[measure]}, {name}", fontsize=10)
+    axes[0, 0].invert_yaxis()
+    figure.supxlabel(f"score divided by the mean of {RELATIVE_TO} in the game", fontsize=10)
+    save(figure, out, "relative")
+
+
+def draw_sweep_of_game(axis: plt.Axes, study: Study, sweep: pd.DataFrame, measure: str) -> None:
+    """`measure` against k in one game: for each baseline a line with its band. A log axis has no 0: k = 0 stands at the
+    left in a grey field of its own, with a dashed line at its height across the panel."""
+    axis.set_xscale("log")
+    least = sweep.loc[sweep["k"] > 0, "k"].min()
+    ticks = {}  # place on the axis: label
+    for k, agent in zip(sweep["k"], sweep["agent"], strict=True):
+        if k > 0:
+            multiple_of_n = re.search(r"\(\d*n\)$", agent)
+            ticks[k] = f"{k:g} {multiple_of_n[0]}" if multiple_of_n else f"{k:g}"
+    for i, (baseline, rows) in enumerate(sweep.groupby("baseline", sort=False)):
+        plain = rows[rows["k"] == 0]
+        expanded = rows[rows["k"] > 0]
+        if f"IB-{baseline}(n)" in study.colours:
+            label = f"IB-{baseline}(k)"
+            colour = study.colours[f"IB-{baseline}(n)"]
+        else:
+            label = f"{baseline}(k), k > 0"
+            colour = study.colours[expanded["agent"].iloc[-1]]
+        values, low, high = (expanded[f"{measure}{end}"] for end in ("", "_low", "_high"))
+        axis.plot(expanded["k"], values, marker="o", markersize=4, color=colour, label=label)
+        axis.fill_between(expanded["k"], low, high, color=colour, alpha=0.2, linewidth=0)
+        axis.vlines(expanded["k"], low, high, color=colour, linewidth=1)  # seen where a neighbour has no interval, too
+        if len(plain):
+            values, low, high = (plain[f"{measure}{end}"] for end in ("", "_low", "_high"))
+            agent = plain["agent"].iloc[0]
+            colour = study.colours[agent]
+            label = f"{agent}, k = 0" if agent == baseline else agent
+            place = least / 4 * 1.3**i  # side by side, of several baselines
+            axis.plot([place], values, marker="D", markersize=5, linestyle="none", color=colour, label=label)
+            axis.vlines([place], low, high, color=colour)
+            axis.axhline(values.iloc[0], color=colour, linewidth=0.8, linestyle="--")
+            ticks[least / 4] = "0"
+    axis.set_xticks(list(ticks), ticks.values(), fontsize=8, rotation=90)
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    if least / 4 in ticks:
+        left, right = least / 7, sweep["k"].max() * 1.3
+        axis.axvspan(left, least / 2, color="black", alpha=0.07, linewidth=0)
+        axis.set_xlim(left, right)
+
+
+def draw_sweep(study: Study, sweep: pd.DataFrame, out: Path) -> None:
+    """The rows of `sweep_table`, one column a game, final score above area under the curve; six games side by side."""
+    games = list(sweep["game"].unique())
+    columns = min(6, len(games))
+    rows = 2 * math.ceil(len(games) / columns)
+    size = (max(5, 3.2 * columns), 2.6 * rows)
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat:
+        axis.axis("off")
+    lines = {}  # label: what the legend shows
+    for i, game in enumerate(games):
+        for j, (measure, name) in enumerate(MEASURES.items()):
+            axis = axes[2 * (i // columns) + j, i % columns]
+            axis.axis("on")
+            draw_sweep_of_game(axis, study, sweep[sweep["game"] == game], measure)
+            if i % columns == 0:
+                axis.set_ylabel(name)
+            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
+                lines.setdefault(label, handle)
+        axes[2 * (i // columns), i % columns].set_title(short(game), fontsize=10)
+    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
+    figure.supxlabel("k (log axis; k = 0 set off in grey)", fontsize=10)
+    save(figure, out, "sweep")
 
 
 def draw_improvement(study: Study, table: pd.DataFrame, out: Path) -> None:
@@ -631,6 +926,8 @@ FIGURES = {  # name: (metric, label)
     "learning_curves": ("score_mean", "score (unclipped return)"),
     "overestimation": ("overestimation", "overestimation (mean Q minus mean discounted return)"),
     "action_gap": ("action_gap", "action gap (best minus second-best action-value)"),
+    "q_norm": ("q_norm", "norm of the action-values q"),
+    "z_norm": ("z_norm", "norm of z, of which the layer makes q"),
 }
 
 
@@ -647,6 +944,13 @@ def markdown(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+def name_bands(args: Args) -> str:
+    """What `band` returns, in words."""
+    if args.interval == "minmax":
+        return "least and greatest run"
+    return "95% bootstrap intervals of the mean over runs"
+
+
 def file_name(*words: str) -> str:
     """A name of small letters, digits and underscores: change_ib_dqn_n_dqn."""
     return "_".join(re.sub(r"\W+", "_", word.lower()).strip("_") for word in words)
@@ -656,7 +960,7 @@ def report_aggregates(study: Study, out: Path, args: Args) -> tuple[list[str], l
     """The aggregates over games with a human score: curves, final values and their table. Returns lines and notes."""
     result, notes = aggregate(study, args)
     if not result.games:
-        text = "No game with a human score was played by all agents: no human-normalised aggregates, raw scores only.\n"
+        text = "No game with a human score was played by all agents: no human-normalised aggregates.\n"
         return [text], notes
     if not result.steps:
         return ["The games share no evaluation step: no aggregates over them.\n"], notes
@@ -679,6 +983,72 @@ def report_aggregates(study: Study, out: Path, args: Args) -> tuple[list[str], l
     lines += ["![Human-normalised score against agent steps](normalised_curves.png)", ""]
     lines += ["![Final aggregates with intervals](aggregates.png)", ""]
     return lines, notes
+
+
+def report_relative(study: Study, out: Path, args: Args) -> tuple[list[str], list[str]]:
+    """The aggregates over games without a human score: figure and table. Returns lines, none if there is nothing to
+    aggregate, and notes."""
+    table, notes = relative_table(study, args)
+    if table.empty:
+        return [], notes
+    draw_relative(study, table, out)
+    table.to_csv(out / "relative.csv", index=False)
+    games = table["games"].iloc[0]
+    runs = ", ".join(f"{row['runs']} of {row['agent']}" for row in table.drop_duplicates("agent").to_dict("records"))
+    lines = [
+        f"## Relative to {RELATIVE_TO}",
+        "",
+        f"Scores divided by the mean of {RELATIVE_TO} in the game, over {games} games without a human score;",
+        f"runs a game: {runs}.",
+    ]
+    if table["mean low"].notna().any():
+        lines += [
+            f"In brackets 95% stratified bootstrap intervals ({args.reps:,} resamples) over the runs of the agent and",
+            f"those of {RELATIVE_TO}. The row of {RELATIVE_TO} compares its runs with another draw of the same runs:",
+            "so far from 1 an agent may come that is no different.",
+        ]
+    else:
+        lines.append("One run a game: no intervals.")
+    rows = []
+    for row in table.to_dict("records"):
+        cells = [cell(row[name], row[f"{name} low"], row[f"{name} high"]) for name in AGGREGATES[:3]]
+        rows.append([row["agent"], MEASURES[row["measure"]], *cells])
+    lines += ["", markdown(["agent", "of", *AGGREGATES[:3]], rows)]
+    lines += [f"![Scores relative to {RELATIVE_TO} with intervals](relative.png)", ""]
+    return lines, notes
+
+
+def report_sweep(study: Study, games: pd.DataFrame, out: Path, args: Args) -> list[str]:
+    """The sweeps over k: figure and tables of every k and of the best; no lines if there is no sweep."""
+    sweep = sweep_table(study, games)
+    if sweep.empty:
+        return []
+    draw_sweep(study, sweep, out)
+    sweep.to_csv(out / "sweep.csv", index=False)
+    best = best_table(sweep)
+    best.to_csv(out / "best_k.csv", index=False)
+    rows_of_best = []
+    for row in best.to_dict("records"):
+        mean = cell(row["mean"], row["low"], row["high"])
+        within = row["within_the_interval_of"] or "none"
+        words = [short(row["game"]), MEASURES[row["measure"]], f"{row['best_k']:g}", row["agent"], str(row["runs"])]
+        rows_of_best.append([*words, mean, within])
+    rows_of_all = []
+    for row in sweep.to_dict("records"):
+        cells = [cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in MEASURES]
+        rows_of_all.append([short(row["game"]), f"{row['k']:g}", row["agent"], str(row["runs"]), *cells])
+    return [
+        "## Sweep over k",
+        "",
+        "The best k is the one with the greatest mean over runs. Where its interval overlaps those of other k it is",
+        "within the interval of these, and not shown to be better; one run has no interval and shows nothing. The",
+        f"greatest of several means tends to be too great. Brackets and bands are the {name_bands(args)}.",
+        "",
+        markdown(["game", "of", "best k", "agent", "runs", "mean", "within the interval of k"], rows_of_best),
+        "![Final score and area under the curve against k, one panel a game](sweep.png)",
+        "",
+        markdown(["game", "k", "agent", "runs", *MEASURES.values()], rows_of_all),
+    ]
 
 
 def report_pairs(study: Study, out: Path, args: Args) -> list[str]:
@@ -710,18 +1080,18 @@ def report_pairs(study: Study, out: Path, args: Args) -> list[str]:
     return lines
 
 
-def report_games(study: Study, out: Path, args: Args) -> list[str]:
-    """Every game: the three figures and the table."""
+def report_games(study: Study, games: pd.DataFrame, out: Path, args: Args) -> list[str]:
+    """Every game: the figures, those of the norms if runs have them, and the table `games` of `game_table`."""
     lines = []
     for name, (metric, label) in FIGURES.items():
+        if not study.having(metric)[0]:
+            continue
         draw_games(study, metric, label, out, name, args)
         caption = f"{label[0].upper()}{label[1:]} against agent steps, one panel a game"
         lines += [f"![{caption}]({name}.png)", ""]
-    games = game_table(study, args)
     games.to_csv(out / "games.csv", index=False)
     names = ["final_score", "auc", "overestimation", "action_gap"]
-    if "human_normalised" in games:
-        names.append("human_normalised")
+    names += [name for name in (*NORMS, "human_normalised") if name in games]
     rows = []
     for row in games.to_dict("records"):
         cells = []
@@ -732,19 +1102,20 @@ def report_games(study: Study, out: Path, args: Args) -> list[str]:
     header = ["game", "agent", "runs", "steps"] + [name.replace("_", " ") for name in names]
     lines.append(markdown(header, rows))
 
-    bands = "95% bootstrap intervals of the mean over runs"
-    if args.interval == "minmax":
-        bands = "least and greatest run"
-    text = [f"Lines are means over runs, bands and brackets the {bands}."]
+    text = [f"Lines are means over runs, bands and brackets the {name_bands(args)}."]
     if any(len(seeds) == 1 for seeds in study.seeds.values()):
         text.append("Where there is one run there is no band.")
     text += [
         "Final score, overestimation and action gap are those of the last evaluation that all runs of a game share;",
         "`auc` is the mean score over all shared evaluations. Overestimation is the mean action-value minus the mean",
         "discounted return, both over the evaluated episodes.",
-        "",
     ]
-    return text + lines
+    if any(name in games for name in NORMS):
+        text += [
+            "`q_norm` and `z_norm` are the means over that evaluation's states of the Euclidean norms of q and of",
+            "z = q - k/(k+1) mean(q), the layer's input (without the layer z is q), in the runs that measured them.",
+        ]
+    return [*text, "", *lines]
 
 
 def main() -> None:
@@ -770,16 +1141,19 @@ def main() -> None:
     except OSError as error:
         fail(f"--out {args.out} cannot be written to ({error.strerror}); name a folder that can")
 
-    of_games = report_games(study, out, args)
-    of_aggregates, more_notes = report_aggregates(study, out, args)
+    games = game_table(study, args)
+    of_games = report_games(study, games, out, args)
+    of_aggregates, notes_on_aggregates = report_aggregates(study, out, args)
+    of_relative, notes_on_relative = report_relative(study, out, args)
+    of_sweep = report_sweep(study, games, out, args)
     of_pairs = report_pairs(study, out, args)
-    notes += more_notes
+    notes += notes_on_aggregates + notes_on_relative
 
     total = sum(len(seeds) for seeds in study.seeds.values())
     text = ["# Report", "", f"{total} runs of {', '.join(study.agents)} on {len(study.games)} game(s).", ""]
     if notes:
         text += ["## Notes", "", *(f"- {note}" for note in notes), ""]
-    text += ["## Aggregates", "", *of_aggregates]
+    text += ["## Aggregates", "", *of_aggregates, *of_relative, *of_sweep]
     text += ["## Against the baseline", "", *of_pairs]
     text += ["## Game by game", "", *of_games]
     (out / "README.md").write_text("\n".join(text))

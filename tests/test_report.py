@@ -6,9 +6,10 @@ import json
 import re
 import subprocess
 import sys
-from itertools import product
+from itertools import combinations, product
 from types import SimpleNamespace
 
+import matplotlib.colors
 import matplotlib.image
 import matplotlib.pyplot as plt
 import minatar
@@ -26,8 +27,9 @@ HEADER = (
 K = {"dqn": None, "dqn_mexp": 18.0, "iqn": None, "iqn_mexp": 18.0, "minatar_dqn": 0.0, "minatar_mexp": 3.0}
 
 
-def make_run(root, env_id, agent, seed, scores, every=250_000, total=None, **args):
-    """A run's two files; its overestimation is a tenth of its score, its action gap a hundredth."""
+def make_run(root, env_id, agent, seed, scores, every=250_000, total=None, num_actions=None, norms=False, **args):
+    """A run's two files; its overestimation is a tenth of its score, its action gap a hundredth. With `norms` that of q
+    is twice its score and that of z five times."""
     folder = root / f"{env_id}__{agent}__{seed}__{len(list(root.rglob('config.json')))}"
     folder.mkdir(parents=True)
     args = {"exp_name": agent, "env_id": env_id, "seed": seed, "total_timesteps": total or every * len(scores)} | args
@@ -35,21 +37,37 @@ def make_run(root, env_id, agent, seed, scores, every=250_000, total=None, **arg
         args.setdefault("mean_scaling_coefficient", K[agent])
     if not env_id.startswith("MinAtar/"):
         args.setdefault("full_action_space", True)
-    (folder / "config.json").write_text(json.dumps({"args": args, "finished": True}))
+    config = {"args": args, "finished": True}
+    if num_actions is not None:
+        config["num_actions"] = num_actions
+    (folder / "config.json").write_text(json.dumps(config))
+    header = HEADER
     rows = [f"{every * (i + 1)},10,{s},{s},0,1,1,{s / 10},{s / 100},5.0" for i, s in enumerate(scores)]
-    (folder / "eval.csv").write_text("\n".join([HEADER, *rows]) + "\n")
+    if norms:
+        header += ",q_norm,z_norm"
+        rows = [f"{row},{2 * s},{5 * s}" for row, s in zip(rows, scores, strict=True)]
+    (folder / "eval.csv").write_text("\n".join([header, *rows]) + "\n")
     return folder
 
 
 @pytest.fixture
 def make_report(monkeypatch, capsys):
-    """A function that makes the report of the runs below a folder, in this process; figures are saved if `draw`."""
+    """A function that makes the report of the runs below a folder, in this process; figures are saved if `draw`, and
+    returned by name."""
     save = report.save
 
     def make_report(root, *flags, check=True, draw=False):
         argv = ["report.py", str(root), "--out", str(root / "out"), "--reps", "200", *flags]
         monkeypatch.setattr(sys, "argv", argv)
-        monkeypatch.setattr(report, "save", save if draw else lambda figure, out, name: plt.close(figure))
+        figures = {}
+
+        def keep(figure, out, name):
+            figures[name] = figure
+            if draw:
+                save(figure, out, name)
+            plt.close(figure)
+
+        monkeypatch.setattr(report, "save", keep)
         capsys.readouterr()
         code = 0
         try:
@@ -59,7 +77,7 @@ def make_report(monkeypatch, capsys):
         stdout, stderr = capsys.readouterr()
         assert not check or code == 0, stderr
         assert not plt.get_fignums(), "every figure is closed"
-        return SimpleNamespace(returncode=code, stdout=stdout, stderr=stderr)
+        return SimpleNamespace(returncode=code, stdout=stdout, stderr=stderr, figures=figures)
 
     return make_report
 
@@ -73,6 +91,10 @@ def run_report(*flags):
 def table(root, name):
     with open(root / "out" / name, newline="") as file:
         return list(csv.DictReader(file))
+
+
+def readme(root):
+    return (root / "out" / "README.md").read_text()
 
 
 def assert_drawn(root, *names):
@@ -169,6 +191,28 @@ def test_bands():
         ("dqn_mexp", 27.0, 18, "IB-DQN(27)"),
         ("dqn_mexp", 18.0, None, "IB-DQN(18)"),
         ("my_fork", 18.0, 18, "my_fork"),
+        ("lunarlander_mexp", 4.0, 4, "IB-DQN(n)"),
+        ("lunarlander", 2.0, 4, "IB-DQN(2)"),
+        ("lunarlander_k0", 0.0, 4, "DQN"),
+        ("lunarlander_k0.5", 0.5, 4, "IB-DQN(0.5)"),
+        ("lunarlander_k32", 32.0, 4, "IB-DQN(8n)"),
+        ("lunarlander_k1", 2.0, 4, "IB-DQN(2)"),  # what counts is config.json's k
+        ("minatar_mexp_kn", 3.0, 3, "IB-DQN(n)"),
+        ("minatar_mexp_k4n", 12.0, 3, "IB-DQN(4n)"),
+        ("iqn_mexp_k1", 1.0, 18, "IB-IQN(1)"),
+        ("my_fork_k2", 2.0, 18, "my_fork"),
+        ("my_fork_kn", 18.0, 18, "my_fork"),
+        ("my_fork_k4n", 72.0, 18, "my_fork"),
+        ("my_fork_k3", 18.0, 18, "my_fork_k3"),  # no sweep's name
+        ("my_fork_kn", 18.0, None, "my_fork_kn"),
+        ("nature", 0.0, 18, "Nature DQN"),
+        ("nature_mexp", 18.0, 18, "IB-Nature DQN(n)"),
+        ("minatar_nature", 0.0, 3, "Nature DQN"),
+        ("minatar_nature_mexp", 3.0, 3, "IB-Nature DQN(n)"),
+        ("minatar_nature_mexp_k1", 1.0, 3, "IB-Nature DQN(1)"),
+        ("nature_dqn_atari", 0.0, 18, "Nature DQN"),
+        ("nature_dqn_atari", 18.0, 18, "IB-Nature DQN(n)"),
+        ("nature_dqn_minatar", 6.0, 6, "IB-Nature DQN(n)"),
     ],
 )
 def test_names_of_agents(exp_name, k, n, name):
@@ -176,6 +220,16 @@ def test_names_of_agents(exp_name, k, n, name):
     if k is not None:
         args["mean_scaling_coefficient"] = k
     assert report.agent_name(args, n) == name
+
+
+@pytest.mark.parametrize(
+    "exp_name", ["dueling", "rdq", "dueling_atari", "dueling_minatar", "minatar_dueling", "minatar_rdq"]
+)
+def test_names_of_dueling_networks(exp_name):
+    """What counts is config.json's rdq_beta."""
+    assert report.agent_name({"exp_name": exp_name}, 18) == "Dueling DQN"
+    assert report.agent_name({"exp_name": exp_name, "rdq_beta": 0.0}, 18) == "Dueling DQN"
+    assert report.agent_name({"exp_name": exp_name, "rdq_beta": 0.001}, 18) == "RDQ"
 
 
 @pytest.mark.parametrize(
@@ -235,15 +289,18 @@ def test_suite_with_known_answers(tmp_path, make_report):
 
 def test_the_same_runs_give_the_same_report(tmp_path, make_report):
     """Byte for byte, from a program of its own too: neither the process nor the time leaves a trace."""
-    for seed, agent in product((1, 2), ("minatar_dqn", "minatar_mexp")):
-        make_run(tmp_path, "MinAtar/Breakout-v1", agent, seed, [1.0, 2.0 + seed], every=100_000)
+    for game, seed in product(("Breakout", "Freeway"), (1, 2)):
+        for agent, k in (("minatar_dqn", 0.0), ("minatar_mexp", 3.0), ("minatar_mexp_k1", 1.0)):
+            args = {"mean_scaling_coefficient": k, "norms": True}
+            make_run(tmp_path, f"MinAtar/{game}-v1", agent, seed, [1.0, 2.0 + seed + k], every=100_000, **args)
     make_report(tmp_path, draw=True)
     first = tmp_path / "out"
     second = tmp_path / "again"
     result = run_report(tmp_path, "--out", second, "--reps", 200)
-    assert result.returncode == 0 and f"{second}/README.md: 4 runs, 1 games" in result.stdout, result.stderr
+    assert result.returncode == 0 and f"{second}/README.md: 12 runs, 2 games" in result.stdout, result.stderr
     names = sorted(path.name for path in first.iterdir())
-    assert len(names) == 13 and names == sorted(path.name for path in second.iterdir())
+    assert {"q_norm.png", "z_norm.svg", "relative.csv", "relative.svg", "sweep.csv", "sweep.png"} < set(names)
+    assert len(names) == 26 and names == sorted(path.name for path in second.iterdir())
     assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
 
 
@@ -317,8 +374,9 @@ def test_games_without_a_human_score(flags, ends, tmp_path, make_report):
         make_run(tmp_path, "MinAtar/Breakout-v1", "minatar_dqn", seed, [1.0, 4.0 + 4.0 * seed], every=100_000)
         make_run(tmp_path, "MinAtar/Breakout-v1", "minatar_mexp", seed, [1.0, 15.0], every=100_000)
     make_report(tmp_path, *flags, draw=True)
-    text = (tmp_path / "out" / "README.md").read_text()
-    assert "raw scores only" in text and not (tmp_path / "out" / "aggregates.csv").exists()
+    text = readme(tmp_path)
+    assert "no human-normalised aggregates" in text and not (tmp_path / "out" / "aggregates.csv").exists()
+    assert "Relative to DQN" not in text and not (tmp_path / "out" / "relative.csv").exists(), "of one game"
     plain, modified = table(tmp_path, "games.csv")
     assert (plain["agent"], modified["agent"]) == ("DQN", "IB-DQN(n)") and "human_normalised" not in plain
     assert (plain["final_score"], plain["final_score_low"], plain["final_score_high"]) == ("10.0", *ends)
@@ -432,14 +490,406 @@ def test_arguments_that_an_older_run_lacks(tmp_path, make_report):
 def test_colours():
     """An agent of the paper has one colour, whoever it is drawn with, and no two agents share one."""
     ablation = [f"IB-DQN({k})" for k in (1, 32, 64, 128, 256, 512, 1024)]
-    for agents in (["DQN", "IB-IQN(n)"], ["IB-IQN(n)"], ["DQN", "IB-DQN(n)", "IQN", "IB-IQN(n)", *ablation]):
+    paper = list(report.COLOURS)
+    forks = ["fork_a", "fork_b", "fork_c(0)", "fork_c(n)"]
+    for agents in (["DQN", "IB-IQN(n)"], ["IB-IQN(n)"], [*paper, *ablation], [*paper, *ablation, "IB-IQN(2)", *forks]):
         rows = [dict(game="g", agent=agent, run=agent) for agent in agents]
         data = pd.DataFrame(rows).assign(step=1, seed=1, total=1, k=1.0)
         data = data.assign(score_mean=1.0, overestimation=1.0, action_gap=1.0)
         study, notes = report.compare(data)
         assert set(study.agents) == set(agents) and not notes
         assert {name: study.colours[name] for name in report.COLOURS} == report.COLOURS
-        assert len({study.colours[agent] for agent in agents}) == len(agents)
+        assert len({study.colours[agent].lower() for agent in agents}) == len(agents)
+
+
+def test_colours_of_a_sweep():
+    """From light to dark in the order of k, and far enough from each other and from the fixed ones to be told apart."""
+    sweep = [f"IB-DQN({k})" for k in ("0.5", "1", "2", "2n", "4n", "8n")]
+    colours = report.choose_colours(["DQN", "IB-DQN(n)", *sweep])
+    rgb = {agent: np.array(matplotlib.colors.to_rgb(colours[agent])) for agent in ["DQN", "IB-DQN(n)", *sweep]}
+    assert all(np.abs(rgb[x] - rgb[y]).max() > 0.15 for x, y in combinations(rgb, 2))
+    brightness = [rgb[agent] @ (0.299, 0.587, 0.114) for agent in sweep]
+    assert brightness == sorted(brightness, reverse=True)
+    assert report.choose_colours(["IB-DQN(2)"])["IB-DQN(2)"] != colours["DQN"]
+
+
+# NORMS
+
+
+def test_norms_of_new_runs_beside_older_ones(tmp_path, make_report):
+    """They are of the runs that have them; everything else is of all runs, the same as if none had them."""
+    for folder, norms in (("with", True), ("without", False)):
+        root = tmp_path / folder
+        for seed, score in ((1, 1.0), (2, 3.0), (3, 8.0)):
+            args = {"every": 100_000, "norms": norms and seed > 1}
+            make_run(root, "MinAtar/Breakout-v1", "minatar_mexp", seed, [score, 2 * score], **args)
+        make_run(root, "MinAtar/Breakout-v1", "minatar_dqn", 1, [4.0, 5.0], every=100_000)
+        make_run(root, "MinAtar/Freeway-v1", "minatar_dqn", 1, [6.0, 7.0], every=100_000)
+    drawn = make_report(tmp_path / "with").figures
+    older = make_report(tmp_path / "without")
+    assert "damaged" not in older.stderr and not {"q_norm", "z_norm"} & {*older.figures}
+    assert "q_norm" not in readme(tmp_path / "without")
+
+    rows = {(row["game"], row["agent"]): row for row in table(tmp_path / "with", "games.csv")}
+    row = rows["MinAtar/Breakout-v1", "IB-DQN(n)"]
+    assert [float(row[f"q_norm{end}"]) for end in ("", "_low", "_high")] == [22.0, 12.0, 32.0]  # of 2 x 6 and 2 x 16
+    assert [float(row[f"z_norm{end}"]) for end in ("", "_low", "_high")] == [55.0, 30.0, 80.0]
+    assert (row["runs"], float(row["final_score"])) == ("3", pytest.approx(8))
+    for key in (("MinAtar/Breakout-v1", "DQN"), ("MinAtar/Freeway-v1", "DQN")):
+        assert rows[key]["q_norm"] == rows[key]["z_norm"] == "" and rows[key]["final_score"] != ""
+    for row in table(tmp_path / "without", "games.csv"):
+        newer = rows[row["game"], row["agent"]]
+        assert row == {name: newer[name] for name in row} and not {"q_norm", "z_norm"} & {*row}
+    text = readme(tmp_path / "with")
+    assert "action gap | q norm | z norm |" in text and " | 22 (12, 32) | 55 (30, 80) |\n" in text
+
+    for name, factor in (("q_norm", 2), ("z_norm", 5)):
+        assert f"({name}.png)" in readme(tmp_path / "with")
+        (axis,) = drawn[name].axes  # Freeway has no run that measured them
+        (line,) = axis.lines
+        assert axis.get_title() == "Breakout" and line.get_label() == "IB-DQN(n)"
+        assert line.get_xydata().tolist() == [[100_000, 5.5 * factor], [200_000, 11 * factor]]
+        assert [text.get_text() for text in drawn[name].legends[0].get_texts()] == ["IB-DQN(n)"]
+    assert len(drawn["learning_curves"].axes) == 2
+    lines = drawn["learning_curves"].axes[0].lines
+    assert [line.get_ydata().tolist() for line in lines] == [[4.0, 5.0], [4.0, 8.0]]
+
+
+def test_damaged_norms(tmp_path, make_report):
+    make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [1.0, 2.0], norms=True)
+    folder = make_run(tmp_path, "ALE/Pong-v5", "dqn", 2, [1.0, 2.0], norms=True)
+    (folder / "eval.csv").write_text((folder / "eval.csv").read_text().replace(",4.0,10.0", ",,10.0"))
+    result = make_report(tmp_path)
+    assert f"`{folder}` is ignored: it is damaged" in result.stderr and "1 runs, 1 games" in result.stdout
+
+
+# SWEEPS OVER K
+
+
+def make_sweep(root, scores, game="LunarLander-v3", agent="lunarlander", n=4):
+    """Runs of each k of `scores` = {k: scores of seed 1, of seed 2 ...}, named as `benchmark.sh --k` names them."""
+    for k, runs in scores.items():
+        for seed, of_run in enumerate(runs, start=1):
+            args = {"every": 10_000, "num_actions": n, "mean_scaling_coefficient": float(k)}
+            make_run(root, game, f"{agent}_k{k}", seed, of_run, **args)
+
+
+def test_sweep_with_known_answers(tmp_path, make_report):
+    """Of two seeds the interval is from the one to the other: the means of resamples are either, or theirs."""
+    scores = {
+        "0": ([0.0, 10.0], [0.0, 20.0]),
+        "0.5": ([0.0, 30.0], [0.0, 34.0]),
+        "4": ([0.0, 33.0], [0.0, 41.0]),  # the best final score, within the interval of 0.5: 33 < 34
+        "16": ([60.0, 32.0], [60.0, 32.5]),  # the best area
+    }
+    make_sweep(tmp_path, scores)
+    make_run(tmp_path, "LunarLander-v3", "my_fork", 1, [0.0, 99.0], every=10_000)  # in no sweep
+    result = make_report(tmp_path, draw=True)
+    final = {0.0: (15.0, 10.0, 20.0), 0.5: (32.0, 30.0, 34.0), 4.0: (37.0, 33.0, 41.0), 16.0: (32.25, 32.0, 32.5)}
+    auc = {0.0: (7.5, 5.0, 10.0), 0.5: (16.0, 15.0, 17.0), 4.0: (18.5, 16.5, 20.5), 16.0: (46.125, 46.0, 46.25)}
+    agents = {0.0: "DQN", 0.5: "IB-DQN(0.5)", 4.0: "IB-DQN(n)", 16.0: "IB-DQN(4n)"}
+    rows = table(tmp_path, "sweep.csv")
+    assert [float(row["k"]) for row in rows] == list(agents), "in the order of k"
+    for row in rows:
+        k = float(row["k"])
+        assert (row["game"], row["baseline"], row["agent"]) == ("LunarLander-v3", "DQN", agents[k])
+        assert (row["runs"], row["steps"], row["evaluations"]) == ("2", "20000", "2")
+        assert tuple(float(row[f"final_score{end}"]) for end in ("", "_low", "_high")) == final[k]
+        assert tuple(float(row[f"auc{end}"]) for end in ("", "_low", "_high")) == auc[k]
+
+    of_final, of_auc = table(tmp_path, "best_k.csv")
+    assert (of_final["measure"], of_final["agent"]) == ("final_score", "IB-DQN(n)")
+    assert of_final["within_the_interval_of"] == "0.5"
+    assert tuple(float(of_final[name]) for name in ("best_k", "mean", "low", "high")) == (4.0, 37.0, 33.0, 41.0)
+    assert (of_auc["measure"], of_auc["agent"], of_auc["within_the_interval_of"]) == ("auc", "IB-DQN(4n)", "")
+    assert tuple(float(of_auc[name]) for name in ("best_k", "mean", "low", "high")) == (16.0, 46.125, 46.0, 46.25)
+    text = readme(tmp_path)
+    assert "| LunarLander-v3 | final score | 4 | IB-DQN(n) | 2 | 37 (33, 41) | 0.5 |" in text
+    assert "| LunarLander-v3 | area under the curve | 16 | IB-DQN(4n) | 2 | 46.12 (46, 46.25) | none |" in text
+    assert "| LunarLander-v3 | 0.5 | IB-DQN(0.5) | 2 | 32 (30, 34) | 16 (15, 17) |" in text
+    assert_drawn(tmp_path, "sweep")
+
+    for axis, numbers in zip(result.figures["sweep"].axes, (final, auc), strict=True):
+        assert axis.get_xscale() == "log"
+        line = next(line for line in axis.lines if line.get_label() == "IB-DQN(k)")
+        assert line.get_xydata().tolist() == [[k, numbers[k][0]] for k in (0.5, 4.0, 16.0)]
+        (field,) = axis.patches
+        band, bars, bar = axis.collections  # the last of k = 0
+        corners = {tuple(corner) for corner in band.get_paths()[0].vertices}
+        assert corners == {(k, end) for k in (0.5, 4.0, 16.0) for end in numbers[k][1:]}
+        point = next(line for line in axis.lines if line.get_label() == "DQN, k = 0")
+        segments = [segment.tolist() for segment in bars.get_segments()]
+        assert segments == [[[k, numbers[k][1]], [k, numbers[k][2]]] for k in (0.5, 4.0, 16.0)]
+        ((place, value),) = point.get_xydata()
+        assert value == numbers[0.0][0] and point.get_color() == report.COLOURS["DQN"]
+        assert bar.get_segments()[0].tolist() == [[place, numbers[0.0][1]], [place, numbers[0.0][2]]]
+        assert axis.get_xlim()[0] < place < field.get_x() + field.get_width() < 0.5, "set off at the left"
+        dashed = next(line for line in axis.lines if line.get_linestyle() == "--")
+        assert set(dashed.get_ydata()) == {numbers[0.0][0]}
+        ticks = dict(zip(axis.get_xticks(), (text.get_text() for text in axis.get_xticklabels()), strict=True))
+        assert ticks == {place: "0", 0.5: "0.5", 4.0: "4 (n)", 16.0: "16 (4n)"}
+
+
+def test_sweep_needs_three_values_of_k(tmp_path, make_report):
+    make_sweep(tmp_path, {"0": ([1.0],), "4": ([2.0],)})
+    result = make_report(tmp_path)
+    assert "sweep" not in result.figures and "Sweep over k" not in readme(tmp_path)
+    assert not (tmp_path / "out" / "sweep.csv").exists() and not (tmp_path / "out" / "best_k.csv").exists()
+    make_sweep(tmp_path, {"2": ([3.0],)})
+    assert "sweep" in make_report(tmp_path).figures and "Sweep over k" in readme(tmp_path)
+
+
+def test_sweep_of_single_runs(tmp_path, make_report):
+    """They have no interval, and nothing is claimed of them."""
+    make_sweep(tmp_path, {"0": ([1.0], [2.0]), "1": ([9.0],), "2": ([5.0], [6.0]), "4": ([7.0], [8.0])})
+    result = make_report(tmp_path)
+    best = table(tmp_path, "best_k.csv")[0]
+    assert (best["best_k"], best["low"], best["within_the_interval_of"]) == ("1.0", "", "0, 2, 4")
+    bars = result.figures["sweep"].axes[0].collections[-2].get_segments()
+    assert [bar.tolist() for bar in bars if np.isfinite(bar).all() and len(bar)] == [[[2, 5], [2, 6]], [[4, 7], [4, 8]]]
+    make_sweep(tmp_path, {"8": ([10.0], [10.0])})
+    make_report(tmp_path)
+    best = table(tmp_path, "best_k.csv")[0]
+    assert (best["best_k"], best["low"], best["within_the_interval_of"]) == ("8.0", "10.0", "1 (one run)")
+
+
+def test_of_equally_good_k_the_least_is_the_best(tmp_path, make_report):
+    make_sweep(tmp_path, {"0": ([0.1],) * 3, "2": ([0.7],) * 3, "4": ([0.7],) * 3})  # their means are rounded
+    make_report(tmp_path)
+    best = table(tmp_path, "best_k.csv")[0]
+    assert (best["best_k"], best["within_the_interval_of"]) == ("2.0", "4")
+
+
+def test_sweeps_of_several_games_and_baselines(tmp_path, make_report):
+    """Nature DQN and a fork have lines of their own; a game with two values of k is in no panel."""
+    minatar = {"game": "MinAtar/Breakout-v1", "n": 3}
+    for agent, score in (("minatar_mexp", 1.0), ("minatar_nature_mexp", 11.0), ("my_fork", 21.0)):
+        make_sweep(tmp_path, {"0": ([score],), "1": ([score + 1],), "3": ([score + 2],)}, agent=agent, **minatar)
+    make_sweep(tmp_path, {"0": ([1.0],), "6": ([2.0],)}, "MinAtar/Seaquest-v1", "minatar_mexp", 6)
+    make_sweep(tmp_path, {"1": ([1.0],), "2": ([2.0],), "8": ([3.0],)}, "MinAtar/SpaceInvaders-v1", "minatar_mexp", 4)
+    figure = make_report(tmp_path).figures["sweep"]
+    panels = [axis for axis in figure.axes if axis.axison]
+    assert [axis.get_title() for axis in panels] == ["Breakout", "SpaceInvaders", "", ""] and len(figure.axes) == 4
+    breakout, space_invaders = panels[:2]
+    lines = {line.get_label(): line.get_xydata().tolist() for line in breakout.lines}
+    assert lines["IB-DQN(k)"] == [[1.0, 2.0], [3.0, 3.0]]
+    assert lines["IB-Nature DQN(k)"] == [[1.0, 12.0], [3.0, 13.0]]
+    assert lines["my_fork(k), k > 0"] == [[1.0, 22.0], [3.0, 23.0]]
+    points = {label: xydata[0] for label, xydata in lines.items() if len(xydata) == 1}
+    assert {label: point[1] for label, point in points.items()} == {
+        "DQN, k = 0": 1.0,
+        "Nature DQN, k = 0": 11.0,
+        "my_fork(0)": 21.0,
+    }
+    assert len({point[0] for point in points.values()}) == 3, "side by side"
+    assert not space_invaders.patches and len(space_invaders.lines) == 1, "it has no k = 0"
+    games = {(row["game"], row["baseline"]) for row in table(tmp_path, "sweep.csv")}
+    of_breakout = {("MinAtar/Breakout-v1", baseline) for baseline in ("DQN", "Nature DQN", "my_fork")}
+    assert games == {*of_breakout, ("MinAtar/SpaceInvaders-v1", "DQN")}
+
+
+# SCORES RELATIVE TO DQN
+
+# Final scores: DQN's means are 2, 20 and 50, and IB-DQN(n)'s scores 2.5 and 3.5, 1 and 2, 0.9 and 1.1 times these
+RELATIVE = {
+    "Asterix": {"minatar_dqn": (1.0, 0.5, 4.5), "minatar_mexp": (5.0, 7.0), "minatar_dueling": (2.0, 2.0)},
+    "Breakout": {"minatar_dqn": (10.0, 15.0, 35.0), "minatar_mexp": (20.0, 40.0), "minatar_dueling": (20.0, 20.0)},
+    "Freeway": {"minatar_dqn": (50.0, 40.0, 60.0), "minatar_mexp": (45.0, 55.0), "minatar_dueling": (50.0, 50.0)},
+}
+
+
+def make_relative(root, games=RELATIVE):
+    """Runs of two evaluations: DQN's areas are half of its final scores, those of the others equal to them."""
+    for game, agents in games.items():
+        k = float(report.MINATAR_ACTIONS.get(game, 4))
+        for agent, scores in agents.items():
+            args = {"mean_scaling_coefficient": k} if agent == "minatar_mexp" else {}
+            for seed, score in enumerate(scores, start=1):
+                first = 0.0 if agent == "minatar_dqn" else score
+                make_run(root, f"MinAtar/{game}-v1", agent, seed, [first, score], every=100_000, **args)
+
+
+def relative(root):
+    return {(row["agent"], row["measure"]): row for row in table(root, "relative.csv")}
+
+
+def test_relative_aggregates_by_hand(tmp_path, make_report):
+    make_relative(tmp_path)
+    result = make_report(tmp_path, draw=True)
+    rows = relative(tmp_path)
+    expected = {
+        # mean and median of the games' means 3, 1.5 and 1; IQM of 0.9 1 1.1 2 2.5 3.5: the middle four
+        ("IB-DQN(n)", "final_score"): (5.5 / 3, 1.5, (1 + 1.1 + 2 + 2.5) / 4),
+        ("IB-DQN(n)", "auc"): (11 / 3, 3.0, (1 + 1.1 + 2 + 2.5) / 2),
+        ("Dueling DQN", "final_score"): (1, 1, 1),
+        ("Dueling DQN", "auc"): (2, 2, 2),
+        # IQM of 0.25 0.5 0.5 0.75 0.8 1 1.2 1.75 2.25: the middle five
+        ("DQN", "final_score"): (1, 1, 0.85),
+        ("DQN", "auc"): (1, 1, 0.85),
+    }
+    assert set(rows) == set(expected)
+    for key, values in expected.items():
+        assert [float(rows[key][name]) for name in ("mean", "median", "IQM")] == pytest.approx(values)
+        runs = "3" if key[0] == "DQN" else "2"
+        assert [rows[key][name] for name in ("baseline", "games", "runs", "baseline_runs")] == ["DQN", "3", runs, "3"]
+    for key in expected:
+        assert float(rows[key]["mean low"]) < float(rows[key]["mean"]) < float(rows[key]["mean high"])
+    text = readme(tmp_path)
+    assert "over 3 games without a human score" in text and "3 of DQN, 2 of IB-DQN(n), 2 of Dueling DQN." in text
+    row = rows["IB-DQN(n)", "auc"]
+    cells = [
+        report.cell(*(float(row[name + end]) for end in ("", " low", " high"))) for name in ("mean", "median", "IQM")
+    ]
+    assert f"| IB-DQN(n) | area under the curve | {' | '.join(cells)} |" in text
+    assert_drawn(tmp_path, "relative")
+
+    agents = ["DQN", "IB-DQN(n)", "Dueling DQN"]
+    names = product(("final_score", "auc"), ("mean", "median", "IQM"))
+    for axis, (measure, name) in zip(result.figures["relative"].axes, names, strict=True):
+        *marks, one = axis.lines
+        assert set(one.get_xdata()) == {1} and axis.yaxis_inverted(), "the first is on top"
+        for agent, mark, bar in zip(agents, marks, axis.patches, strict=True):
+            row = rows[agent, measure]
+            assert mark.get_xdata() == pytest.approx(2 * [float(row[name])])
+            assert bar.get_x() == pytest.approx(float(row[f"{name} low"]))
+            assert bar.get_x() + bar.get_width() == pytest.approx(float(row[f"{name} high"]))
+            assert mark.get_ydata().mean() == pytest.approx(bar.get_y() + bar.get_height() / 2)
+            assert matplotlib.colors.to_hex(bar.get_facecolor()).upper() == report.COLOURS[agent]
+        if name == "mean":  # the left one names the rows for all three
+            assert [text.get_text() for text in axis.get_yticklabels()] == agents
+
+
+def test_relative_intervals_against_rliable(tmp_path, make_report):
+    """The runs of DQN are resampled with the agent's, as a second sample: its own spread is in the interval."""
+    make_relative(tmp_path)
+    make_report(tmp_path)
+    samples = {}
+    for agent, name in (("DQN", "minatar_dqn"), ("IB-DQN(n)", "minatar_mexp"), ("Dueling DQN", "minatar_dueling")):
+        final = np.array([scores[name] for scores in RELATIVE.values()]).T  # (runs, games)
+        samples[agent] = np.stack([final, final / 2 if agent == "DQN" else final], axis=2)
+
+    def statistics(x, y):
+        ratios = x / y.mean(0)
+        functions = (metrics.aggregate_mean, metrics.aggregate_median, metrics.aggregate_iqm)
+        return np.array([function(ratios[..., i]) for function in functions for i in (0, 1)])
+
+    np.random.seed(1)
+    _, expected = library.get_interval_estimates(
+        {agent: [sample, samples["DQN"]] for agent, sample in samples.items()}, statistics, reps=200
+    )
+    for (agent, measure), row in relative(tmp_path).items():
+        ends = expected[agent].reshape(2, 3, 2)[:, :, ("final_score", "auc").index(measure)]
+        for j, name in enumerate(("mean", "median", "IQM")):
+            assert [float(row[f"{name} low"]), float(row[f"{name} high"])] == pytest.approx(ends[:, j])
+
+
+def test_relative_to_a_baseline_without_positive_scores(tmp_path, make_report):
+    """A game is left out where DQN's mean is negative, or 0 in a resample of its runs."""
+    make_relative(tmp_path)
+    before = make_report(tmp_path) and relative(tmp_path)
+    make_relative(tmp_path, {"Seaquest": {"minatar_dqn": (-9.0, 1.0), "minatar_mexp": (1.0, 1.0)}})
+    make_relative(tmp_path, {"SpaceInvaders": {"minatar_dqn": (0.0, 9.0), "minatar_mexp": (1.0, 1.0)}})
+    result = make_report(tmp_path)
+    for game in ("Seaquest", "SpaceInvaders"):
+        reason = "a run of DQN scored 0 or less there"
+        assert f"MinAtar/{game}-v1 is left out of the scores relative to DQN: {reason}." in result.stderr
+    assert relative(tmp_path) == before, "Dueling DQN lacks none of the others"
+
+
+def test_relative_scores_with_missing_games(tmp_path, make_report):
+    """The games are DQN's: who lacks one is left out, the rest is compared over the same games."""
+    make_relative(tmp_path)
+    make_run(tmp_path, "MinAtar/Breakout-v1", "minatar_rdq", 1, [1.0, 2.0], every=100_000, rdq_beta=0.001)
+    make_run(tmp_path, "MinAtar/Seaquest-v1", "minatar_rdq", 1, [1.0, 2.0], every=100_000, rdq_beta=0.001)
+    result = make_report(tmp_path)
+    missing = "MinAtar/Asterix-v1, MinAtar/Freeway-v1"
+    assert f"RDQ is left out of the scores relative to DQN: it has no runs of {missing}." in result.stderr
+    assert "MinAtar/Freeway-v1 has no runs of RDQ." in result.stderr and "aggregates over games" not in result.stderr
+    assert {agent for agent, _ in relative(tmp_path)} == {"DQN", "IB-DQN(n)", "Dueling DQN"}
+    assert {row["games"] for row in relative(tmp_path).values()} == {"3"}
+
+
+def test_relative_scores_with_missing_seeds(tmp_path, make_report):
+    make_relative(tmp_path)
+    before = make_report(tmp_path) and relative(tmp_path)
+    make_run(tmp_path, "MinAtar/Breakout-v1", "minatar_dqn", 4, [0.0, 900.0], every=100_000)
+    for game, agents in RELATIVE.items():
+        k = float(report.MINATAR_ACTIONS[game])
+        args = {"every": 100_000, "mean_scaling_coefficient": k}
+        make_run(tmp_path, f"MinAtar/{game}-v1", "minatar_mexp", 3, 2 * [sum(agents["minatar_mexp"]) / 2], **args)
+    result = make_report(tmp_path)
+    assert "Scores relative to DQN use 3 runs a game of DQN, as many as every game has." in result.stderr
+    assert "runs a game of IB" not in result.stderr
+    rows = relative(tmp_path)
+    row = rows["IB-DQN(n)", "final_score"]
+    assert (row["runs"], row["baseline_runs"]) == ("3", "3")
+    assert float(row["mean"]) == pytest.approx(5.5 / 3)
+    for measure in ("final_score", "auc"):
+        assert rows["DQN", measure] == before["DQN", measure]
+
+
+def test_relative_scores_of_single_runs(tmp_path, make_report):
+    one = {game: {agent: scores[:1] for agent, scores in agents.items()} for game, agents in RELATIVE.items()}
+    make_relative(tmp_path, one)
+    result = make_report(tmp_path)
+    row = relative(tmp_path)["IB-DQN(n)", "final_score"]
+    assert float(row["mean"]) == pytest.approx((5 + 2 + 0.9) / 3) and row["mean low"] == row["IQM high"] == ""
+    assert "| IB-DQN(n) | final score | 2.633 | 2 | " in readme(tmp_path)
+    assert not result.figures["relative"].axes[0].patches and "resamples" not in readme(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "games",
+    [
+        {"Asterix": RELATIVE["Asterix"]},
+        {"Asterix": RELATIVE["Asterix"], "Seaquest": {"minatar_dqn": (-1.0, 0.0), "minatar_mexp": (1.0, 1.0)}},
+        {game: {"minatar_dqn": agents["minatar_dqn"]} for game, agents in RELATIVE.items()},
+        {game: {"minatar_mexp": agents["minatar_mexp"]} for game, agents in RELATIVE.items()},
+        {"Asterix": {"minatar_dqn": (-1.0, 3.0), "minatar_mexp": (1.0, 1.0)}},
+    ],
+    ids=["one game", "one game with positive scores", "only DQN", "no DQN", "one game with negative scores"],
+)
+def test_nothing_to_aggregate_relative_scores_of(games, tmp_path, make_report):
+    make_relative(tmp_path, games)
+    result = make_report(tmp_path)
+    assert "relative" not in result.figures and "Relative to DQN" not in readme(tmp_path)
+    assert ("left out of the scores relative to DQN" in result.stderr) == ("Seaquest" in games)
+    assert not (tmp_path / "out" / "relative.csv").exists()
+
+
+def test_games_with_a_human_score_are_in_no_relative_score(tmp_path, make_report):
+    make_relative(tmp_path)
+    before = make_report(tmp_path) and relative(tmp_path)
+    for agent in ("dqn", "dqn_mexp", "dueling"):
+        make_run(tmp_path, "ALE/Pong-v5", agent, 1, [1.0, 2.0])
+    make_report(tmp_path)
+    assert relative(tmp_path) == before
+
+
+# THE OTHER AGENTS
+
+
+def test_baselines_of_the_other_agents(tmp_path, make_report):
+    agents = {"dqn": None, "dqn_mexp": 18.0, "nature": 0.0, "nature_mexp": 18.0, "nature_mexp_k1": 1.0, "dueling": None}
+    for agent, k in agents.items():
+        args = {} if k is None else {"mean_scaling_coefficient": k}
+        make_run(tmp_path, "ALE/Pong-v5", agent, 1, [1.0], **args)
+    make_run(tmp_path, "ALE/Pong-v5", "rdq", 1, [1.0], rdq_beta=0.001)
+    make_report(tmp_path)
+    assert {row["agent"]: row["baseline"] for row in table(tmp_path, "improvement.csv")} == {
+        "IB-DQN(n)": "DQN",
+        "Nature DQN": "DQN",
+        "IB-Nature DQN(n)": "Nature DQN",
+        "IB-Nature DQN(1)": "Nature DQN",
+        "Dueling DQN": "DQN",
+        "RDQ": "DQN",
+    }
+
+
+def test_keeping_the_best_network_is_no_difference(tmp_path, make_report):
+    for seed, save_best in ((1, False), (2, True)):
+        make_run(tmp_path, "ALE/Pong-v5", "dqn", seed, [1.0], save_best=save_best)
+    assert "differ" not in make_report(tmp_path).stderr
 
 
 def test_bad_input(tmp_path, make_report):
