@@ -54,6 +54,14 @@ def bind(script, network, target, optimizer, **flags):
     return learn, partial(script.action_values, network)
 
 
+def accepted(name: str, flags: str) -> str:
+    """Those of the flags, each with a value, that the script has."""
+    words = flags.split()
+    pairs = zip(words[::2], words[1::2], strict=True)
+    known = vars(load(name).Args())
+    return " ".join(f"{flag} {value}" for flag, value in pairs if flag.removeprefix("--").replace("-", "_") in known)
+
+
 def command(name: str, *flags: str, cuda: bool = False) -> list[str]:
     """A script's command line; on the CPU, where runs repeat bit for bit, unless `cuda`."""
     device = [] if cuda or name not in TRAINED else ["--no-cuda"]

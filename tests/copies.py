@@ -27,6 +27,10 @@ SCRIPTS = {
     "related/dueling_minatar.py": ("MinAtar", "Dueling DQN"),
     "related/nature_dqn_atari.py": ("Atari", "Nature DQN"),
     "related/nature_dqn_minatar.py": ("MinAtar", "Nature DQN"),
+    "related/softq_atari.py": ("Atari", "Soft DQN"),
+    "related/softq_minatar.py": ("MinAtar", "Soft DQN"),
+    "related/softq_online_atari.py": ("Atari", "Online soft DQN"),
+    "related/softq_online_minatar.py": ("MinAtar", "Online soft DQN"),
     "report.py": None,
     "tabular_mexp.py": None,
 }
@@ -35,16 +39,45 @@ SCRIPTS = {
 OWN = {"Args", "QNetwork"}
 
 # Shared only by the scripts of the same games
-OF_THE_GAMES = {"AtariEnvs", "MinAtarEnvs", "GymEnvs", "clip_rewards", "ReplayBuffer", "evaluate", "record_video"}
+OF_THE_GAMES = {
+    "AtariEnvs",
+    "MinAtarEnvs",
+    "GymEnvs",
+    "clip_rewards",
+    "ReplayBuffer",
+    "RolloutBuffer",
+    "evaluate",
+    "record_video",
+}
 
 # Shared only by the scripts of the same agent
-OF_THE_AGENT = {"update", "quantile_huber_loss", "RMSprop"}
+OF_THE_AGENT = {
+    "update",
+    "quantile_huber_loss",
+    "RMSprop",
+    "soft_values",
+    "log_policy",
+    "policy_metrics",
+    "log_pi_of",
+    "draw_actions",
+    "scale_gradient",
+    "rollout_targets",
+    "loss_q",
+    "loss_pg",
+    "Rollout",
+}
 
 # Shared by all that are DQN or all that are IQN: what the last word of the agent's name says
 OF_THE_FAMILY = {"action_values"}
 
-# Shared, and the same wherever it is; the baselines have no layer
-NOT_IN_ALL = {"MeanExpansion"}
+# Shared, and the same wherever it is; not every script has the layer or a replay
+NOT_IN_ALL = {"MeanExpansion", "Batch", "ReplayBuffer", "RolloutBuffer", "allocate"}
+
+# Shared by all others, but these agents have their own, the same in their scripts (of the same games)
+OWN_OF_THE_AGENT = {
+    "Soft DQN": {"evaluate", "check_args"},  # columns of the policy
+    "Online soft DQN": {"evaluate", "check_args", "log_training"},  # acts by the policy and has no epsilon
+}
 
 # What single scripts have of their own besides
 OWN_OF = {
@@ -82,6 +115,8 @@ def sharing(script: str, definition: str) -> tuple[str, ...] | None:
     if SCRIPTS[script] is None:
         return (definition,)
     games, agent = SCRIPTS[script]
+    if definition in OWN_OF_THE_AGENT.get(agent, set()):
+        return (definition, agent, games) if definition in OF_THE_GAMES else (definition, agent)
     if definition in OF_THE_GAMES:
         return (definition, games)
     if definition in OF_THE_AGENT:

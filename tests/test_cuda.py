@@ -5,7 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from conftest import GAMES_OF, IQN, TRAINED, bind, make_network, run, run_folders
+from conftest import GAMES_OF, IQN, TRAINED, accepted, bind, make_network, run, run_folders
 from test_resume import evaluations, scalars
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none was found")
@@ -134,7 +134,11 @@ def test_whole_runs_with_and_without_graphs(name, tmp_path):
     if GAMES_OF[name] != "Atari":
         env_id = {"MinAtar": "MinAtar/Breakout-v1", "Gym": "CartPole-v1"}[GAMES_OF[name]]
         flags = flags.replace("ALE/Pong-v5", env_id).replace("--eval-steps 1", "--eval-episodes 4")
-    for graphs in ("", "--no-cuda-graphs", "--buffer-device cpu"):
+    flags = accepted(name, flags)
+    choices = ["", "--no-cuda-graphs", "--buffer-device cpu"]
+    if "online" in name:
+        choices.remove("--buffer-device cpu")  # there is no replay
+    for graphs in choices:
         folder = tmp_path / (graphs.strip("-").replace(" ", "") or "default")
         folder.mkdir()
         run(name, flags, graphs, cwd=folder, cuda=True)

@@ -1,0 +1,1071 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#     "ale-py==0.12.1",
+#     "gymnasium==1.4.0",
+#     "imageio-ffmpeg==0.8.1",
+#     "numpy==2.4.6",
+#     "tensorboard==2.21.0",
+#     "torch==2.13.0",
+#     "tqdm==4.70.1",
+#     "tyro==1.0.17",
+# ]
+# ///
+"""Online soft Q-learning on Atari, and the policy gradient that it equals (Schulman, Chen & Abbeel 2017, "Equivalence
+Between Policy Gradients and Soft Q-Learning", arXiv 1704.06440, section 6.3). 16 environments play rollouts of 5 steps
+by the Boltzmann policy pi of Q itself; there is no replay, no target network and no epsilon.
+
+A policy head (log pi) and a value head V on a shared torso make Q = V + tau (log pi + log n), tau the temperature, n
+the number of actions. `--method q` minimises the squared error of Q(s, a) with scaled gradients, `--method pg` is A2C
+with a KL penalty: over actions drawn from pi their expected gradients are equal, so with the same seed the two should
+learn alike. Their difference is `loss_q` and `loss_pg`.
+
+The mean-expansion layer is left out: on this Q it would change V only, since softmax(Q / tau) stays as it is, and V has
+a head of its own.
+
+Usage: python related/softq_online_atari.py --env-id ALE/Breakout-v5
+"""
+
+import copy
+import csv
+import ctypes
+import difflib
+import fcntl
+import glob
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, NoReturn, Optional, TextIO
+
+import ale_py
+import gymnasium
+import imageio_ffmpeg
+import numpy as np
+import torch
+import torch.nn as nn
+import tyro
+from ale_py.vector_env import AtariVectorEnv
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+@dataclass
+class Args:
+    # RUN
+    exp_name: str = os.path.basename(__file__)[: -len(".py")]  # the name of this experiment
+    seed: int = 1  # seed of the experiment
+    torch_deterministic: bool = True  # if toggled, `torch.backends.cudnn.deterministic=True`
+    cuda: bool = True  # if toggled, train on the GPU when there is one
+    cuda_graphs: bool = True  # if toggled, `update` and `action_values` run as CUDA graphs, which is faster (GPU only)
+    track: bool = False  # if toggled, this experiment is tracked with Weights and Biases (`pip install wandb`)
+    wandb_project_name: str = "mean-expansion"  # the wandb's project name
+    wandb_entity: Optional[str] = None  # the entity (team) of wandb's project
+    save_model: bool = False  # whether to save the trained model into the run's folder
+    save_best: bool = False  # keep the network of the best evaluation phase, and play it at the end (best.json)
+    runs_dir: str = "runs"  # the folder in which every run makes its own
+    resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
+    checkpoint_frequency: int = 1_000_000  # agent steps between checkpoints (7 GB with the replay full); 0 is never
+
+    # ENVIRONMENT
+    env_id: str = "ALE/Breakout-v5"  # the game; `Breakout-v5` and `BreakoutNoFrameskip-v4` name the same ROM
+    num_envs: int = 16  # emulators, run in threads; all schedules count the agent steps of all together
+    full_action_space: bool = True  # 18 actions (Machado et al. 2018; 9 in Skiing), or only those that do something
+    terminal_on_life_loss: bool = False  # if toggled, a lost life is terminal for learning; the game itself goes on
+
+    # AGENT
+    total_timesteps: int = 50_000_000  # agent steps of 4 frames: 200M frames (Machado et al. 2018)
+    learning_rate: float = 7e-4  # of RMSprop at the start; falls linearly to 0 (Schulman et al. 2017, as what follows)
+    rmsprop_alpha: float = 0.99  # the decay of RMSprop's average of squared gradients
+    rmsprop_eps: float = 1e-5  # epsilon of RMSprop
+    max_grad_norm: float = 0.5  # a greater norm of the gradient is scaled down to this
+    method: Literal["q", "pg"] = "q"  # soft Q-learning with scaled gradients, or the policy gradient that it equals
+    temperature: float = 0.01  # tau, in units of reward
+    value_coefficient: float = 0.5  # c, the weight of the error of V
+    num_steps: int = 5  # steps of a rollout, in each environment, for each gradient step
+    gamma: float = 0.99  # the discount factor
+
+    # EVALUATION
+    eval_frequency: int = 250_000  # agent steps between evaluation phases (Mnih et al. 2015); 0 is never
+    eval_steps: int = 125_000  # a phase starts episodes until it took this many agent steps (Mnih et al. 2015)
+    eval_envs: int = 8  # emulators of an evaluation phase
+    eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
+    eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
+    capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
+
+
+# AGENT
+
+
+class QNetwork(nn.Module):
+    """The network of Mnih et al. 2015 with two heads: observations (B, 4, 84, 84) uint8 to action-values (B, n).
+
+    Weights are LeCun normal, with standard deviation 1/sqrt(fan_in); biases 0.1, and 0 in the heads. Those of the
+    policy's head are a hundredth of that, so that pi is nearly uniform at first.
+    """
+
+    def __init__(self, num_actions: int, temperature: float):
+        super().__init__()
+        self.temperature = temperature
+        self.network = nn.Sequential(
+            nn.Conv2d(4, 32, 8, stride=4),
+            nn.ReLU(),
+            nn.Conv2d(32, 64, 4, stride=2),
+            nn.ReLU(),
+            nn.Conv2d(64, 64, 3, stride=1),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(3136, 512),
+            nn.ReLU(),
+        )
+        self.logits = nn.Linear(512, num_actions)
+        self.value = nn.Linear(512, 1)
+        for layer in self.modules():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                fan_in = layer.weight[0].numel()
+                nn.init.normal_(layer.weight, std=fan_in**-0.5)
+                nn.init.constant_(layer.bias, 0.1)
+        nn.init.zeros_(self.logits.bias)
+        nn.init.zeros_(self.value.bias)
+        with torch.no_grad():
+            self.logits.weight.mul_(0.01)
+
+    def heads(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The value V, (B,) float32, and log pi, (B, n) float32."""
+        features = self.network(obs.float() / 255)
+        return self.value(features).squeeze(1), self.logits(features).log_softmax(1)
+
+    def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        v, log_pi = self.heads(obs)
+        return v[:, None] + self.temperature * (log_pi + math.log(log_pi.shape[1]))
+
+
+def linear_schedule(start_e: float, end_e: float, duration: int, t: int) -> float:
+    """Epsilon at agent step `t`: linear from `start_e` to `end_e` over `duration` steps, then constant."""
+    return start_e + (end_e - start_e) * min(t / duration, 1.0)
+
+
+def due(step: int, num_envs: int, frequency: int) -> int:
+    """How many multiples of `frequency` are among the agent steps step - num_envs + 1, ..., step; none if it is 0."""
+    if frequency == 0:
+        return 0
+    step_before = max(step - num_envs, 0)
+    return step // frequency - step_before // frequency
+
+
+def clip_rewards(rewards: np.ndarray) -> np.ndarray:
+    """Rewards for learning: the sign (Mnih et al. 2015). The score is not clipped."""
+    return np.sign(rewards)
+
+
+@torch.no_grad()
+def action_values(q_network: nn.Module, obs: torch.Tensor) -> torch.Tensor:
+    """The values (B, n) float32 that choose actions, of observations as the network takes them."""
+    return q_network(obs)
+
+
+@torch.no_grad()
+def log_pi_of(q_network: nn.Module, obs: torch.Tensor) -> torch.Tensor:
+    """log pi, (B, n) float32, of observations as the network takes them."""
+    return q_network.heads(obs)[1]
+
+
+def draw_actions(log_pi: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Actions (N,) int64 drawn from pi, of log pi up to a constant, (N, n): the argmax with Gumbel noise added."""
+    return (log_pi + rng.gumbel(size=log_pi.shape)).argmax(1)
+
+
+def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
+    """x itself, with its gradient times `factor`."""
+    return x.detach() + factor * (x - x.detach())
+
+
+def rollout_targets(args: Args, rollout: "Rollout", next_v: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
+    """The targets of Q(s, a), (T, N), from V of the successors and KL(pi, uniform) of the observations, (T, N) each.
+
+    Qhat_t = r_t + gamma Vhat_t+1, and Vhat_t = Qhat_t - tau KL_t; Vhat is V of the true successor where the rollout
+    ends or a time limit cut the episode, and 0 where it is terminal (Schulman et al. 2017, section 6.3).
+    """
+    targets = [None] * args.num_steps
+    v_target = next_v[-1]
+    for t in reversed(range(args.num_steps)):
+        v_target = torch.where(rollout.truncated[t] > 0, next_v[t], v_target)
+        targets[t] = rollout.rewards[t] + args.gamma * (1 - rollout.terminated[t]) * v_target
+        v_target = targets[t] - args.temperature * kl[t]
+    return torch.stack(targets)
+
+
+def loss_q(args: Args, v: torch.Tensor, log_pi_a: torch.Tensor, log_n: float, kl: torch.Tensor, targets: torch.Tensor):
+    """Soft Q-learning: half the squared error of Q(s, a) = V + tau (log pi(a|s) + log n), with the gradient of V scaled
+    by c and that of the rest by 1 / tau. All are of shape (T * N,); returns the mean, of shape ()."""
+    v = scale_gradient(v, args.value_coefficient)
+    advantage = scale_gradient(args.temperature * (log_pi_a + log_n), 1 / args.temperature)
+    return 0.5 * (targets - (v + advantage)).square().mean()
+
+
+def loss_pg(args: Args, v: torch.Tensor, log_pi_a: torch.Tensor, log_n: float, kl: torch.Tensor, targets: torch.Tensor):
+    """The policy gradient, A2C with a KL penalty: -log pi(a|s) (Vhat - V) + tau KL + c/2 (Vhat - V)^2. Shapes as in
+    `loss_q`. Over actions drawn from pi its gradient has the same expectation."""
+    v_targets = targets - args.temperature * kl.detach()
+    policy_loss = -log_pi_a * (v_targets - v.detach()) + args.temperature * kl
+    value_loss = 0.5 * (v_targets - v).square()
+    return (policy_loss + args.value_coefficient * value_loss).mean()
+
+
+def update(q_network, optimizer, args: Args, rollout: "Rollout") -> tuple[torch.Tensor, ...]:
+    """One gradient step on a rollout. Returns the loss, the mean Q(s, a) and the mean entropy of pi, of shape ()."""
+    v, log_pi = q_network.heads(rollout.obs.flatten(0, 1))
+    log_n = math.log(log_pi.shape[1])
+    log_pi_a = log_pi.gather(1, rollout.actions.flatten()[:, None]).squeeze(1)
+    kl = (log_pi.exp() * log_pi).sum(1) + log_n
+    with torch.no_grad():
+        next_v, _ = q_network.heads(rollout.next_obs.flatten(0, 1))
+        shape = rollout.rewards.shape
+        targets = rollout_targets(args, rollout, next_v.view(shape), kl.view(shape)).flatten()
+    if args.method == "q":
+        loss = loss_q(args, v, log_pi_a, log_n, kl, targets)
+    else:
+        loss = loss_pg(args, v, log_pi_a, log_n, kl, targets)
+
+    optimizer.zero_grad()
+    loss.backward()
+    nn.utils.clip_grad_norm_(q_network.parameters(), args.max_grad_norm)
+    optimizer.step()
+    q = v + args.temperature * (log_pi_a + log_n)
+    return loss.detach(), q.detach().mean(), (log_n - kl).detach().mean()
+
+
+# ENVIRONMENT
+
+
+class AtariEnvs:
+    """N games in C++ threads: `ale_py.AtariVectorEnv` with the protocol of Machado et al. 2018.
+
+    One agent step is 4 frames, and each repeats the previous action with probability 0.25. Observations stack 4 steps,
+    each the max of its last two frames as 84x84 grayscale; zeros before an episode's start. Episodes end at game over
+    or after `max_steps` agent steps. The limit is kept here, since the emulator's own leaves the last frame out of the
+    observation that a truncated transition bootstraps from. `options` goes to `AtariVectorEnv`. Raises ValueError for a
+    game that there is not.
+    """
+
+    def __init__(
+        self,
+        env_id: str,
+        num_envs: int,
+        full_action_space: bool = True,
+        life_loss: bool = False,
+        max_steps: int = 27_000,
+        repeat_action_probability: float = 0.25,
+        **options,
+    ):
+        gymnasium.register_envs(ale_py)
+        known = [name for name in gymnasium.registry if re.fullmatch(r"ALE/\w+-v5", name)]
+        match = re.fullmatch(r"(?:ALE/)?(\w+)-v5", env_id) or re.fullmatch(r"(\w+)NoFrameskip-v4", env_id)
+        self.env_id = f"ALE/{match[1]}-v5" if match else env_id
+        if self.env_id not in known:
+            close = difflib.get_close_matches(self.env_id, known, cutoff=0.5) or ["ALE/Breakout-v5"]
+            raise ValueError(f"--env-id {env_id!r} is not an Atari game; try {' or '.join(close)}")
+        rom = gymnasium.spec(self.env_id).kwargs["game"]
+        if ale_py.roms.get_rom_path(rom) is None:
+            raise ValueError(f"--env-id {env_id!r} has no ROM; `pip install --force-reinstall ale-py` brings {rom}.bin")
+        self.envs = AtariVectorEnv(
+            rom,
+            num_envs,
+            num_threads=num_envs,
+            autoreset_mode=gymnasium.vector.AutoresetMode.SAME_STEP,
+            repeat_action_probability=repeat_action_probability,
+            full_action_space=full_action_space,
+            max_num_frames_per_episode=2**30,  # never: see `max_steps`
+            noop_max=0,
+            use_fire_reset=False,
+            reward_clipping=False,
+            **options,
+        )
+        self.num_envs = num_envs
+        self.num_actions = int(self.envs.single_action_space.n)
+        self.life_loss = life_loss
+        self.max_steps = max_steps
+
+    def reset(self, seeds: np.ndarray) -> np.ndarray:
+        """Start an episode in every game, seeded by (N,) int64; returns the observations, (N, 4, 84, 84) uint8."""
+        obs, info = self.envs.reset(seed=seeds)
+        self.lives = info["lives"]
+        self.scores = np.zeros(self.num_envs, np.int64)
+        self.lengths = np.zeros(self.num_envs, np.int64)
+        return obs
+
+    def send(self, actions: np.ndarray) -> None:
+        """Take the actions, (N,) int64, and return at once: the emulators run until `recv`. Raises ValueError for an
+        action that there is not, with which the emulator would hang."""
+        if actions.min() < 0 or actions.max() >= self.num_actions:
+            raise ValueError(f"actions {actions} must be in 0..{self.num_actions - 1}")
+        self.envs.send(actions)
+
+    def recv(self) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Wait for the emulators. Returns, each with N rows: the next observations (uint8), of a new episode where one
+        ended; unclipped rewards (int32); whether the step was terminal for learning; whether the time limit cut it;
+        whether the episode is done (bool); and in `info` the `score` and `length` (agent steps) of the episodes so far,
+        (N,), and `newest_frame`, (N, 84, 84) uint8: where the limit cut, it is the true successor's."""
+        obs, rewards, game_over, _, info = self.envs.recv()
+        self.scores = self.scores + rewards
+        self.lengths = self.lengths + 1
+        truncated = (self.lengths >= self.max_steps) & ~game_over
+        done = game_over | truncated
+        terminated = game_over
+        if self.life_loss:
+            terminated = game_over | (info["lives"] < self.lives)
+        step_info = {"newest_frame": obs[:, -1], "score": self.scores, "length": self.lengths}
+        if truncated.any():
+            obs, info = self.envs.reset(options={"reset_mask": truncated})
+        self.lives = info["lives"]
+        self.scores = np.where(done, 0, self.scores)
+        self.lengths = np.where(done, 0, self.lengths)
+        return obs, rewards, terminated, truncated, done, step_info
+
+
+# ROLLOUTS
+
+
+class Rollout(NamedTuple):
+    """T steps of N environments on the training device, (T, N, ...): observations and their successors, of which a
+    truncated one's is the true one; actions int64; rewards for learning, terminated and truncated, float32."""
+
+    obs: torch.Tensor
+    actions: torch.Tensor
+    rewards: torch.Tensor
+    next_obs: torch.Tensor
+    terminated: torch.Tensor
+    truncated: torch.Tensor
+
+
+class RolloutBuffer:
+    """The newest steps of N environments, up to `num_steps`, in host memory."""
+
+    def __init__(self, num_steps: int, num_envs: int, obs_shape: tuple[int, ...]):
+        self.num_steps = num_steps
+        self.obs = np.zeros((num_steps, num_envs, *obs_shape), np.uint8)
+        self.actions = np.zeros((num_steps, num_envs), np.int64)
+        self.rewards = np.zeros((num_steps, num_envs), np.float32)
+        self.next_obs = np.zeros((num_steps, num_envs, *obs_shape), np.uint8)
+        self.terminated = np.zeros((num_steps, num_envs), np.float32)
+        self.truncated = np.zeros((num_steps, num_envs), np.float32)
+        self.steps = 0
+
+    def append(
+        self,
+        obs: np.ndarray,
+        final_obs: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+        truncated: np.ndarray,
+    ) -> None:
+        """Store one step: observations and their successors, (N, ...), the actions, rewards and ends, (N,)."""
+        self.obs[self.steps] = obs
+        self.actions[self.steps] = actions
+        self.rewards[self.steps] = rewards
+        self.next_obs[self.steps] = final_obs
+        self.terminated[self.steps] = terminated
+        self.truncated[self.steps] = truncated
+        self.steps += 1
+
+    def full(self) -> bool:
+        """Whether there are `num_steps` steps."""
+        return self.steps == self.num_steps
+
+    def take(self, device: torch.device) -> Rollout:
+        """The steps, onto `device`; the buffer is empty then."""
+        self.steps = 0
+        return Rollout(
+            obs=to_device(self.obs, device),
+            actions=to_device(self.actions, device),
+            rewards=to_device(self.rewards, device),
+            next_obs=to_device(self.next_obs, device),
+            terminated=to_device(self.terminated, device),
+            truncated=to_device(self.truncated, device),
+        )
+
+    def truncate(self) -> None:
+        """End the episodes that the newest step did not end, as all environments are to start anew."""
+        if self.steps > 0:
+            self.truncated[self.steps - 1] = 1 - self.terminated[self.steps - 1]
+
+    def state_dict(self) -> dict:
+        """The arrays, of which the first `steps` rows are filled."""
+        return {
+            "obs": torch.from_numpy(self.obs),
+            "actions": torch.from_numpy(self.actions),
+            "rewards": torch.from_numpy(self.rewards),
+            "next_obs": torch.from_numpy(self.next_obs),
+            "terminated": torch.from_numpy(self.terminated),
+            "truncated": torch.from_numpy(self.truncated),
+            "steps": self.steps,
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Put them back."""
+        self.obs[:] = state["obs"]
+        self.actions[:] = state["actions"]
+        self.rewards[:] = state["rewards"]
+        self.next_obs[:] = state["next_obs"]
+        self.terminated[:] = state["terminated"]
+        self.truncated[:] = state["truncated"]
+        self.steps = state["steps"]
+
+
+# EVALUATION
+
+
+def evaluate(envs: AtariEnvs, q_values, args: Args, step: int) -> tuple[dict[str, float], np.ndarray, list[int]]:
+    """An evaluation phase; `q_values` maps (N, 4, 84, 84) uint8 arrays to values (N, n).
+
+    Episodes start while fewer than `--eval-steps` agent steps were taken; all are finished and counted. Returns the
+    metrics over all their steps, and the seed and actions of the first game's first episode, to film it.
+    """
+    rng = np.random.default_rng((args.seed, step))  # of its own: evaluating leaves the training as it is
+    seeds = rng.integers(2**31, size=envs.num_envs)
+    obs = envs.reset(seeds)
+    every_env = np.arange(envs.num_envs)
+    active = np.ones(envs.num_envs, bool)  # games that play an episode which counts
+    steps_taken = 0
+    first_episode = []
+    first_done = False
+    scores = []
+
+    discount_sum = np.zeros(envs.num_envs)
+    sums = {}  # of what is measured, by name: over the steps so far of the episode that each game plays, (N,)
+    totals = {}  # over all steps of the episodes that are done
+    total_steps = 0.0
+    while active.any():
+        q = q_values(obs)
+        explore = rng.random(envs.num_envs) < args.eval_epsilon
+        random_actions = rng.integers(q.shape[1], size=envs.num_envs)
+        actions = np.where(explore, random_actions, draw_actions(q / args.temperature, rng))
+        envs.send(actions)
+        if not first_done:
+            first_episode.append(actions[0])
+        obs, rewards, _, _, done, info = envs.recv()
+        first_done = first_done or done[0]
+        steps_taken += np.count_nonzero(active)
+
+        # The returns G_u, G_{u-1}, ..., G_0 contain the reward r_u times 1, gamma, ..., gamma^u. So the sum of all
+        # returns of an episode is the sum of all r_u * (1 + gamma + ... + gamma^u)
+        discount_sum = 1 + args.gamma * discount_sum
+        ascending = np.sort(q, axis=1)
+        measured = {
+            "mean_q": q[every_env, actions],
+            "mean_discounted_return": clip_rewards(rewards) * discount_sum,
+            "action_gap": ascending[:, -1] - ascending[:, -2],
+            "q_norm": np.linalg.norm(q, axis=1),
+            "z_norm": np.linalg.norm(q, axis=1),  # there is no layer
+        }
+
+        finished = done & active
+        scores += info["score"][finished].tolist()
+        total_steps += info["length"][finished].sum()
+        for name, values in measured.items():
+            sum_so_far = sums.get(name, np.zeros(envs.num_envs)) + values
+            totals[name] = totals.get(name, 0.0) + sum_so_far[finished].sum()
+            sums[name] = np.where(done, 0.0, sum_so_far)
+        discount_sum[done] = 0
+        if steps_taken >= args.eval_steps:
+            active = active & ~done  # no other episode starts
+
+    means = {name: float(total / total_steps) for name, total in totals.items()}
+    metrics = {
+        "episodes": len(scores),
+        "score_mean": float(np.mean(scores)),
+        "score_median": float(np.median(scores)),
+        "score_std": float(np.std(scores)),
+        "mean_q": means["mean_q"],
+        "mean_discounted_return": means["mean_discounted_return"],
+        "overestimation": means["mean_q"] - means["mean_discounted_return"],
+    }
+    return metrics | means, seeds[:1], first_episode
+
+
+def record_video(path: Path, args: Args, seeds: np.ndarray, actions: list[int]) -> None:
+    """Film an episode in colour by playing it again: the emulator is deterministic given its seed and the actions."""
+    colour = {"grayscale": False, "img_height": 210, "img_width": 160, "stack_num": 1}
+    envs = AtariEnvs(args.env_id, 1, args.full_action_space, **colour)
+    path.parent.mkdir(exist_ok=True)
+    zoom = ["-vf", "scale=320:420:flags=neighbor"]
+    file = str(path.absolute())
+    video = imageio_ffmpeg.write_frames(file, (160, 210), fps=15, macro_block_size=1, output_params=zoom)
+    video.send(None)  # starts the generator
+    video.send(envs.reset(seeds).tobytes())
+    for action in actions[:-1]:  # the last one ends the episode
+        envs.send(np.array([action]))
+        *_, info = envs.recv()
+        video.send(info["newest_frame"].tobytes())
+    video.close()
+
+
+class BestNetwork:
+    """The network of the evaluation phase with the highest mean score, for `--save-best`; of equals the first."""
+
+    def __init__(self):
+        self.step = 0
+        self.score = -math.inf
+        self.weights = {}
+
+    def offer(self, q_network: nn.Module, score: float, step: int) -> None:
+        """Keep a copy of the network if its mean score, in the phase at agent step `step`, is the highest so far."""
+        if score > self.score:
+            self.step = step
+            self.score = score
+            self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
+
+    def save(self, path: Path) -> None:
+        """Write the weights, whole or not at all."""
+        torch.save(self.weights, path.with_suffix(".tmp"))
+        path.with_suffix(".tmp").replace(path)
+
+    def state_dict(self) -> dict:
+        return {"step": self.step, "score": self.score, "weights": self.weights}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.step = state["step"]
+        self.score = state["score"]
+        self.weights = state["weights"]
+
+
+# SPEED
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A tensor of `array`. On the CPU it shares the array's memory; the copy to a GPU is from pinned memory, and Python
+    does not wait for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
+def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = None) -> Callable:
+    """`function` of tensors as a CUDA graph: the GPU then repeats its kernels without Python.
+
+    The first three calls are real ones, on a side stream, in which PyTorch allocates what it needs. The fourth is
+    captured: `function` runs in Python for the last time. From then on inputs are copied into the captured ones, and
+    outputs are the same tensors, overwritten by every call. Frozen are shapes, branches taken, Python numbers (gamma,
+    k, the learning rate) and the tensors that `function` found: parameters must be changed in place. A call raises
+    RuntimeError if the shape or dtype of an input has changed, or a number of `optimizer`, such as the learning rate.
+    If capturing fails, a line says so and all calls are real ones.
+    """
+    side_stream = torch.cuda.Stream()
+    graph = torch.cuda.CUDAGraph()
+    calls = 0
+    failed = False
+    static_inputs = []
+    static_outputs = None
+    captured_numbers = []
+
+    def numbers() -> list:
+        if optimizer is None:
+            return []
+        return [value for group in optimizer.param_groups for name, value in group.items() if name != "params"]
+
+    def record(inputs: tuple[torch.Tensor, ...]) -> None:
+        nonlocal failed, static_inputs, static_outputs, captured_numbers
+        static_inputs = [tensor.clone() for tensor in inputs]
+        captured_numbers = numbers()
+        try:
+            # The outer context puts the current stream back, which a capture that fails does not
+            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
+                static_outputs = function(*static_inputs)
+        except Exception as error:  # whatever a hacked function does that a graph cannot
+            failed = True
+            reason = error.__context__ or error  # to end a capture that went wrong raises another error
+            tqdm.write(f"warning: no CUDA graph, which is slower: {' '.join(str(reason).split())}")
+
+    def replay(inputs: tuple[torch.Tensor, ...]):
+        if numbers() != captured_numbers:
+            raise RuntimeError("the learning rate is frozen in the CUDA graph: make it a tensor, or --no-cuda-graphs")
+        for static, new in zip(static_inputs, inputs, strict=True):
+            if (static.shape, static.dtype) != (new.shape, new.dtype):
+                raise RuntimeError(f"captured for {static.shape} {static.dtype}, not {new.shape} {new.dtype}")
+            static.copy_(new)
+        graph.replay()
+        return static_outputs
+
+    def call(*inputs: torch.Tensor):
+        nonlocal calls
+        calls += 1
+        if calls <= 3:
+            side_stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(side_stream):
+                outputs = function(*inputs)
+            torch.cuda.current_stream().wait_stream(side_stream)
+            return outputs
+        if calls == 4:
+            record(inputs)
+        if failed:
+            return function(*inputs)
+        return replay(inputs)
+
+    return call
+
+
+def keep_freed_memory() -> None:
+    """Make glibc's malloc keep what is freed: to fault it in anew takes a fifth of an update's time on the CPU."""
+    if sys.platform != "linux":
+        return
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):
+        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+
+
+# RUNS (skip at first)
+
+
+def fail(message: object) -> NoReturn:
+    """End the program over a user's mistake: one line on stderr, exit code 2."""
+    print("error:", " ".join(str(message).split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+BOUNDS = {  # the least and the greatest value that can work; `check_args` leaves other flags alone
+    "seed": (0, 2**63 - 1),
+    "checkpoint_frequency": (0, math.inf),
+    "num_envs": (1, math.inf),
+    "total_timesteps": (1, math.inf),
+    "learning_rate": (1e-12, 1e3),
+    "rmsprop_alpha": (0, 1 - 1e-12),
+    "rmsprop_eps": (1e-12, 1e3),
+    "max_grad_norm": (1e-12, 1e12),
+    "temperature": (1e-6, 1e6),
+    "value_coefficient": (0, 1e6),
+    "num_steps": (1, math.inf),
+    "gamma": (0, 1),
+    "eval_frequency": (0, math.inf),
+    "eval_steps": (1, math.inf),
+    "eval_envs": (1, math.inf),
+    "eval_epsilon": (0, 1),
+}
+
+
+NETWORK_FLAGS = ("env_id", "temperature")  # besides k, flags that `--eval-only` must find as in training
+
+
+def check_args(args: Args) -> None:
+    """Refuse values that cannot work."""
+    for name, value in vars(args).items():
+        if name not in BOUNDS:
+            continue
+        least, most = BOUNDS[name]
+        if not least <= value <= most:
+            at_most = f" and at most {most}" if most < math.inf else ""
+            fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
+    if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
+        fail(f"--save-best needs evaluation phases: --eval-frequency must be 1 to {args.total_timesteps}, the steps")
+    if args.track and importlib.util.find_spec("wandb") is None:
+        fail("--track needs the package wandb; `pip install wandb` brings it")
+
+
+def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
+    """Load a saved model; refuses another architecture and, by the `config.json` beside it, another k or other values
+    of `NETWORK_FLAGS`."""
+    try:
+        q_network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
+        config = path.with_name("config.json")
+        trained = json.loads(config.read_text())["args"] if config.exists() else vars(args)
+        k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
+    except Exception as error:  # torch raises whatever a file that is no model leads to
+        fail(f"--eval-only {path} is no model of this script and these flags: {error}")
+    for name in NETWORK_FLAGS:
+        value = vars(args)[name]
+        old_value = trained.get(name, value)
+        if old_value != value:
+            flag = f"--{name.replace('_', '-')}"
+            fail(f"--eval-only {path} was trained with {flag} {old_value}, not {value}; add {flag} {old_value}")
+    if k != vars(args).get("mean_scaling_coefficient", 0):
+        fail(f"--eval-only {path} has k = {k}; give that --mean-scaling-coefficient, or k = 0 and model_folded.pt")
+
+
+def find_runs(args: Args) -> list[Path]:
+    """The folders of all runs of this environment, script and seed, the newest last."""
+    stem = Path(args.runs_dir) / f"{args.env_id}__{args.exp_name}__{args.seed}__"
+    folders = stem.parent.glob(glob.escape(stem.name) + "*")
+    folders = [folder for folder in folders if folder.name.removeprefix(stem.name).isdecimal()]
+    return sorted(folders, key=lambda folder: int(folder.name.removeprefix(stem.name)))
+
+
+def plain(args: Args) -> dict:
+    """The arguments as `config.json` and a checkpoint keep them: a tuple becomes a list, a Path a string."""
+    return json.loads(json.dumps(vars(args), default=str))
+
+
+def new_run(args: Args, num_actions: int, device_name: str, packages: tuple[str, ...]) -> Path:
+    """Make a run's folder, named by the time in seconds, with its `config.json`."""
+    git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
+    config = {
+        "args": plain(args),
+        "finished": False,
+        "num_actions": num_actions,
+        "git_commit": git.stdout.strip() or None,
+        "device": device_name,
+        "packages": {"python": sys.version} | {name: importlib.metadata.version(name) for name in packages},
+    }
+    started = int(time.time())
+    for run in find_runs(args):
+        started = max(started, int(run.name.split("__")[-1]) + 1)  # where the clock was set back
+    while True:
+        run_dir = Path(args.runs_dir) / f"{args.env_id}__{args.exp_name}__{args.seed}__{started}"
+        try:
+            run_dir.mkdir(parents=True)
+            write_config(run_dir, config)
+            return run_dir
+        except FileExistsError:  # another run of this second was first
+            started += 1
+        except OSError as error:
+            fail(f"--runs-dir {args.runs_dir} cannot be written to ({error.strerror}); name a folder that can")
+
+
+def write_config(run_dir: Path, config: dict) -> None:
+    """Write `config.json`, whole or not at all."""
+    (run_dir / "config.tmp").write_text(json.dumps(config, indent=2))
+    (run_dir / "config.tmp").replace(run_dir / "config.json")
+
+
+def other_flags(args: Args, old_args: dict) -> list[str]:
+    """The flags, with their old values, in which a run differs from this one in a way that could change its results."""
+    may_differ = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model", "capture_video")
+    flags = []
+    for name, value in plain(args).items():
+        old_value = old_args.get(name, value)
+        if name in may_differ or old_value == value:
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(old_value, bool):
+            flags.append(f"--{flag}" if old_value else f"--no-{flag}")
+        else:
+            flags.append(f"--{flag} {old_value}")
+    return flags
+
+
+def run_to_resume(args: Args) -> Optional[Path]:
+    """The newest run's folder if it has a checkpoint, or None. Ends the program if that run has finished."""
+    runs = find_runs(args)
+    if not runs:
+        print(f"--resume: no run of {args.env_id}, {args.exp_name}, seed {args.seed} yet; starting afresh")
+        return None
+    newest = runs[-1]
+    if not (newest / "config.json").exists():
+        print(f"--resume: {newest} has no config.json, and so no checkpoint; starting afresh")
+        return None
+    try:
+        config = json.loads((newest / "config.json").read_text())
+        finished = config["finished"]
+        flags = other_flags(args, config["args"])
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        fail(f"--resume: {newest}/config.json is damaged ({error!r}); start a new run without --resume")
+    if flags and (finished or (newest / "checkpoint.pt").exists()):
+        fail(f"--resume: {newest} ran with {' '.join(flags)}; repeat that, or start a new run without --resume")
+    if finished:
+        print(f"--resume: {newest} has finished, nothing is left to do")
+        (newest / "checkpoint.pt").unlink(missing_ok=True)  # if it was killed between its last two lines
+        raise SystemExit
+    if not (newest / "checkpoint.pt").exists():
+        print(f"--resume: {newest} has no checkpoint yet; starting afresh")
+        return None
+    return newest
+
+
+def lock_run(run_dir: Path) -> TextIO:
+    """Keep other processes from going on with this run while ours does. The open file that is returned is the lock."""
+    file = open(run_dir / "config.json", "r+")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fail(f"--resume: another process is at work on {run_dir}; wait for its end, or stop it")
+    except OSError:
+        pass  # a file system that has no locks
+    return file
+
+
+def log_files(run_dir: Path) -> list[Path]:
+    """What a run appends to: `eval.csv` and TensorBoard's events."""
+    return [*run_dir.glob("eval.csv"), *run_dir.glob("events.out.tfevents.*")]
+
+
+def save_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Generator, counters: dict) -> None:
+    """Write `checkpoint.pt`. If that fails, as on a full disk, the one before is kept and a warning printed.
+
+    `stateful` holds what has a `state_dict`, `counters` whatever else the loop needs to go on. All that is saved must
+    be a tensor or a plain Python value, or this raises pickle.UnpicklingError.
+    """
+    unfinished = run_dir / "checkpoint.tmp"
+    try:
+        checkpoint = {
+            "args": plain(args),
+            "stateful": {name: thing.state_dict() for name, thing in stateful.items()},
+            "counters": counters,
+            "rng": rng.bit_generator.state,
+            "torch_rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+            "log_sizes": {log.name: log.stat().st_size for log in log_files(run_dir)},
+        }
+        for log in log_files(run_dir):  # a checkpoint on the disk must not be ahead of the logs there
+            with open(log, "rb") as file:
+                os.fsync(file.fileno())
+        with open(unfinished, "wb") as file:
+            torch.save(checkpoint, file)
+            os.fsync(file.fileno())
+        torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)  # what this refuses is of no use later
+        unfinished.replace(run_dir / "checkpoint.pt")
+    except (OSError, RuntimeError, MemoryError) as error:  # torch.save makes a RuntimeError of a full disk
+        unfinished.unlink(missing_ok=True)
+        tqdm.write(f"warning: no checkpoint at step {counters['global_step']:,}, the one before is kept: {error!r}")
+
+
+def load_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Generator) -> dict:
+    """Put everything back as `save_checkpoint` found it, cut the logs to where they were, and return the `counters`.
+    Ends the program if the file is damaged or of other arguments."""
+    path = run_dir / "checkpoint.pt"
+    try:
+        if damaged := zipfile.ZipFile(path).testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except Exception as error:  # zipfile and torch raise whatever a damaged file leads to
+        fail(f"--resume: {path} is damaged ({error}); delete it, or start a new run without --resume")
+    try:
+        if flags := other_flags(args, checkpoint["args"]):
+            fail(f"--resume: {run_dir} ran with {' '.join(flags)}; repeat that, or start a new run without --resume")
+        log_sizes = checkpoint["log_sizes"]
+        for name, size in log_sizes.items():
+            if not (run_dir / name).exists() or (run_dir / name).stat().st_size < size:
+                fail(f"--resume: {run_dir / name} is shorter than it was; put it back, or start a new run")
+        for name, thing in stateful.items():
+            saved = checkpoint["stateful"][name]
+            if name != "buffer":  # too large to copy, and it does not go on using the tensors it is given
+                saved = copy.deepcopy(saved)
+            thing.load_state_dict(saved)
+        rng.bit_generator.state = checkpoint["rng"]
+        torch.set_rng_state(checkpoint["torch_rng"])
+        if torch.cuda.is_initialized() and checkpoint["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        counters = checkpoint["counters"]
+    except Exception as error:  # whatever a file of another version leads to
+        fail(f"--resume: {path} is of another version of this script ({error!r}); start a new run without --resume")
+    for log in log_files(run_dir):
+        if log.name in log_sizes:
+            os.truncate(log, log_sizes[log.name])
+        else:
+            log.unlink()
+    print(f"--resume: {run_dir} goes on from step {counters['global_step']:,}")
+    return counters
+
+
+def log_training(writer: SummaryWriter, rate: float, losses: dict, global_step: int, wall_time: float) -> None:
+    """Log the learning rate, agent steps a second, and the newest of the `losses`, which are named by their tags."""
+    writer.add_scalar("charts/learning_rate", rate, global_step)
+    writer.add_scalar("charts/SPS", global_step / wall_time, global_step)
+    for tag, value in losses.items():
+        writer.add_scalar(tag, float(value), global_step)
+
+
+def log_episodes(writer: SummaryWriter, progress: tqdm, done: np.ndarray, info: dict, global_step: int) -> None:
+    """Log the score and length of the episodes that are done."""
+    for i in np.flatnonzero(done):
+        writer.add_scalar("charts/episodic_return", info["score"][i], global_step)
+        writer.add_scalar("charts/episodic_length", info["length"][i], global_step)
+        progress.set_postfix(score=info["score"][i], refresh=False)
+
+
+def log_evaluation(run_dir: Path, writer: SummaryWriter, metrics: dict, global_step: int, wall_time: float) -> None:
+    """Append the metrics to `eval.csv`, whose `wall_time` is in seconds, and to TensorBoard."""
+    for name, value in metrics.items():
+        writer.add_scalar("eval/" + name.replace("score_mean", "episodic_return"), value, global_step)
+    row = {"step": global_step} | metrics | {"wall_time": round(wall_time, 1)}
+    with open(run_dir / "eval.csv", "a", newline="") as file:
+        table = csv.DictWriter(file, row)
+        if file.tell() == 0:
+            table.writeheader()
+        table.writerow(row)
+
+
+def save_best_scores(run_dir: Path, best: BestNetwork, metrics: dict) -> None:
+    """Write `best.json`: the scores of the best network's final episodes, and the agent step that it is from."""
+    names = ("episodes", "score_mean", "score_median", "score_std")
+    scores = {"step": best.step} | {name: metrics[name] for name in names}
+    (run_dir / "best.json").write_text(json.dumps(scores, indent=2))
+
+
+def finish_run(run_dir: Path) -> None:
+    """Mark the run as finished and delete its checkpoint."""
+    config = json.loads((run_dir / "config.json").read_text())
+    config["finished"] = True
+    write_config(run_dir, config)
+    for name in ("checkpoint.pt", "checkpoint.tmp", "model_best.tmp"):
+        (run_dir / name).unlink(missing_ok=True)
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args, description=__doc__)
+    check_args(args)
+    device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
+    device_name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU (no CUDA GPU found, or --no-cuda)"
+    sys.stdout.reconfigure(line_buffering=True)
+    print("device:", device_name)
+    keep_freed_memory()
+
+    # TRY NOT TO MODIFY: seeding
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    rng = np.random.default_rng(args.seed)
+
+    # ENV, BUFFER AND NETWORK SETUP
+    try:
+        envs = AtariEnvs(args.env_id, args.num_envs, args.full_action_space, args.terminal_on_life_loss)
+        args.env_id = envs.env_id
+        q_network = QNetwork(envs.num_actions, args.temperature)
+    except ValueError as error:
+        fail(error)
+    q_network.to(device, memory_format=torch.channels_last)  # of the layouts the fastest on a CPU
+    rollouts = RolloutBuffer(args.num_steps, args.num_envs, (4, 84, 84))
+    learning_rate = torch.tensor(args.learning_rate, device=device)  # a tensor, which a CUDA graph reads anew
+    optimizer = torch.optim.RMSprop(
+        q_network.parameters(),
+        lr=learning_rate,
+        alpha=args.rmsprop_alpha,
+        eps=args.rmsprop_eps,
+        capturable=device.type == "cuda",
+    )
+
+    def learn(*rollout: torch.Tensor) -> tuple[torch.Tensor, ...]:  # of tensors, as a graph wants
+        return update(q_network, optimizer, args, Rollout(*rollout))
+
+    train_policy = partial(log_pi_of, q_network)
+    eval_values = partial(action_values, q_network)
+    if device.type == "cuda" and args.cuda_graphs:
+        learn = capture(learn, optimizer)
+        train_policy = capture(train_policy)
+        eval_values = capture(eval_values)
+
+    def play(values: Callable, eval_args: Args, step: int) -> tuple:
+        """What `evaluate` returns of the network whose `action_values` are given; `step` seeds the episodes."""
+        eval_envs = AtariEnvs(args.env_id, eval_args.eval_envs, args.full_action_space)
+
+        def q_values(obs: np.ndarray) -> np.ndarray:
+            return values(to_device(obs, device)).cpu().numpy()
+
+        return evaluate(eval_envs, q_values, eval_args, step)
+
+    def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
+        metrics, seeds, actions = play(eval_values, args, step)
+        tqdm.write(f"step {step:,}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
+        if args.capture_video:
+            record_video(folder / "videos" / f"step_{step}.mp4", args, seeds, actions)
+        return metrics
+
+    if args.eval_only is not None:
+        load_model(Path(args.eval_only), args, q_network)
+        evaluation_phase(0, Path(args.eval_only).parent)
+        raise SystemExit
+
+    # RUN SETUP: the run that --resume goes on with, or a new one
+    # A checkpoint holds `stateful` and `counters`: what a hack adds to the state of the loop belongs in one of them
+    best = BestNetwork()
+    stateful = {
+        "q_network": q_network,
+        "optimizer": optimizer,
+        "rollouts": rollouts,
+        "best": best,
+    }
+    counters = {"global_step": 0, "wall_time": 0.0, "losses": {}}
+    run_dir = run_to_resume(args) if args.resume else None
+    if run_dir:
+        lock = lock_run(run_dir)
+        counters = load_checkpoint(run_dir, args, stateful, rng)
+        optimizer.param_groups[0]["lr"] = learning_rate  # loading put another tensor there
+    else:
+        run_dir = new_run(args, envs.num_actions, device_name, ("torch", "numpy", "ale-py", "gymnasium"))
+        lock = lock_run(run_dir)
+    global_step = counters["global_step"]
+    losses = counters["losses"]
+    start_time = time.time() - counters["wall_time"]
+    if args.track:
+        import wandb
+
+        wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            id=run_dir.name,
+            name=run_dir.name,
+            resume="allow",
+            sync_tensorboard=True,
+            config=vars(args),
+            save_code=True,
+        )
+    writer = SummaryWriter(str(run_dir))
+
+    # TRY NOT TO MODIFY: start the game
+    obs = envs.reset(rng.integers(2**31, size=args.num_envs))
+    progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=1, dynamic_ncols=True)
+    while global_step < args.total_timesteps:
+        # ALGO LOGIC: put action logic here
+        log_pi = train_policy(to_device(obs, device)).cpu().numpy()
+        actions = draw_actions(log_pi, rng)
+        envs.send(actions)
+
+        # TRY NOT TO MODIFY: what the games answered. From here on `global_step` counts the step just taken
+        next_obs, rewards, terminated, truncated, done, info = envs.recv()
+        global_step += args.num_envs
+        final_obs = next_obs
+        if truncated.any():  # the next observation begins an episode; the true one has the newest frame
+            final_obs = next_obs.copy()
+            final_obs[truncated] = np.concatenate((obs[truncated, 1:], info["newest_frame"][truncated, None]), axis=1)
+        rollouts.append(obs, final_obs, actions, clip_rewards(rewards), terminated, truncated)
+        obs = next_obs
+
+        # ALGO LOGIC: training
+        rate = linear_schedule(args.learning_rate, 0.0, args.total_timesteps, global_step)
+        if rollouts.full():
+            learning_rate.fill_(rate)
+            loss, mean_q, entropy = learn(*rollouts.take(device))
+            losses = {"losses/loss": loss, "losses/q_values": mean_q, "losses/entropy": entropy}
+        if due(global_step, args.num_envs, 1_000):
+            log_training(writer, rate, losses, global_step, time.time() - start_time)
+        log_episodes(writer, progress, done, info, global_step)
+        progress.update(args.num_envs)
+
+        if due(global_step, args.num_envs, args.eval_frequency):
+            metrics = evaluation_phase(global_step, run_dir)
+            log_evaluation(run_dir, writer, metrics, global_step, time.time() - start_time)
+            if args.save_best:
+                best.offer(q_network, metrics["score_mean"], global_step)
+                best.save(run_dir / "model_best.pt")
+        if due(global_step, args.num_envs, args.checkpoint_frequency) and global_step < args.total_timesteps:
+            # The emulators' state cannot be saved: all games start anew, in a run that goes on as in one that resumes
+            rollouts.truncate()
+            writer.flush()
+            counters = {
+                "global_step": global_step,
+                "wall_time": time.time() - start_time,
+                "losses": {tag: float(value) for tag, value in losses.items()},
+            }
+            save_checkpoint(run_dir, args, stateful, rng, counters)
+            obs = envs.reset(rng.integers(2**31, size=args.num_envs))
+
+    if args.save_model:
+        torch.save(q_network.state_dict(), run_dir / "model.pt")
+    if args.save_best:
+        q_network.load_state_dict(best.weights)
+        best_args = replace(args, eval_envs=30, eval_steps=1)  # 30 episodes (the authors' release), one a game
+        new_step = global_step + 1  # no phase had it, so these are not the episodes that selected the network
+        metrics, *_ = play(partial(action_values, q_network), best_args, new_step)
+        save_best_scores(run_dir, best, metrics)
+    progress.close()
+    writer.close()
+    finish_run(run_dir)

@@ -1,0 +1,401 @@
+"""Soft Q-learning: the equivalence with the policy gradient, values and targets against their formulas, whole runs."""
+
+import copy
+import csv
+import math
+
+import copies
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+from conftest import ROOT, load, run, run_folders
+from test_bad_input import refused
+from test_resume import assert_same_weights, evaluations, new_folders, run_here
+
+softq = load("related/softq_minatar")
+online = load("related/softq_online_minatar")
+ATARI = {"softq_minatar": "softq_atari", "softq_online_minatar": "softq_online_atari"}
+TEMPERATURES = [1.0, 0.1, 0.03]
+
+
+# THE EQUIVALENCE (Schulman et al. 2017), EXACT OVER ALL ACTIONS
+
+
+def gradient(loss, network):
+    network.zero_grad()
+    loss.backward()
+    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
+
+
+def both_sides(temperature, uniform, k, acting):
+    """The expected gradient of soft Q-learning, and tau times the policy gradient plus the value gradient, of a random
+    network in float64; actions are drawn from pi, or uniformly."""
+    torch.manual_seed(3)
+    num_actions = 5
+    network = nn.Sequential(nn.Linear(7, 16), nn.Tanh(), nn.Linear(16, num_actions)).double()
+    with torch.no_grad():
+        network[2].weight.mul_(4)  # so that pi is far from uniform at temperature 1 too
+    obs = torch.randn(12, 7).double()
+    delta = 2 * torch.randn(12, num_actions).double()
+    reference = torch.full((num_actions,), 1 / num_actions, dtype=torch.float64)
+    if not uniform:
+        reference = torch.randn(num_actions).double().softmax(0)
+
+    def quantities():
+        q = softq.MeanExpansion(k)(network(obs))
+        log_pi = (q / temperature + reference.log()).log_softmax(1)
+        v = temperature * (q / temperature + reference.log()).logsumexp(1)
+        kl = (log_pi.exp() * (log_pi - reference.log())).sum(1)
+        weights = log_pi.exp().detach()
+        if acting == "uniform":
+            weights = torch.full_like(weights, 1 / num_actions)
+        return q, log_pi, v, kl, weights
+
+    q, _, v, kl, weights = quantities()
+    if uniform:  # the scripts' own value, in its KL form
+        torch.testing.assert_close(softq.soft_values(q, temperature, "kl"), v, rtol=1e-13, atol=1e-13)
+    targets = (v[:, None] + temperature * kl[:, None] + delta).detach()
+    left = gradient((weights * 0.5 * (q - targets).square()).sum(), network)
+
+    _, log_pi, v, kl, weights = quantities()
+    policy = (weights * -temperature * log_pi * delta).sum() + temperature**2 * kl.sum()
+    value = (weights * 0.5 * (v[:, None] - (v[:, None] + delta).detach()).square()).sum()
+    right = gradient(policy + value, network)
+    return left, right
+
+
+@pytest.mark.parametrize("k", [0.0, 5.0])
+@pytest.mark.parametrize("uniform", [True, False])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
+def test_soft_q_learning_is_a_policy_gradient(temperature, uniform, k):
+    left, right = both_sides(temperature, uniform, k, "pi")
+    assert (left - right).norm() < 1e-12 * left.norm()
+    left, right = both_sides(temperature, uniform, k, "uniform")
+    assert (left - right).norm() > 0.1 * left.norm(), "it holds for actions drawn from pi only"
+
+
+@pytest.mark.parametrize("name", ["softq_online_minatar", "softq_online_atari"])
+def test_both_updates_have_the_same_expected_gradient(name):
+    """The real `update` on a rollout of one step, once for every action that could have been drawn."""
+    script = load(f"related/{name}")
+    torch.manual_seed(0)
+    if name.endswith("minatar"):
+        network = script.QNetwork(4, 3, 0.05)
+        obs = torch.rand(2, 1, 1, 10, 10, 4) < 0.3
+    else:
+        network = script.QNetwork(3, 0.05)
+        obs = torch.randint(256, (2, 1, 1, 4, 84, 84), dtype=torch.uint8)
+    with torch.no_grad():
+        network.logits.weight.mul_(500)  # pi is nearly uniform at first
+    before = copy.deepcopy(network.state_dict())
+    pi = network.heads(obs[0, 0])[1].exp().detach()[0]
+    assert pi.max() > 1.2 * pi.min()
+    expected = {}
+    for method in ("q", "pg"):
+        args = script.Args(method=method, temperature=0.05, num_steps=1, max_grad_norm=1e9, gamma=0.9)
+        total = 0
+        for action in range(3):
+            network.load_state_dict(before)
+            optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+            none = torch.zeros(1, 1)
+            reward = torch.tensor([[0.3 + 2.0 * action]])
+            rollout = script.Rollout(obs[0], torch.tensor([[action]]), reward, obs[1], none, none)
+            script.update(network, optimizer, args, rollout)
+            step = torch.cat([(before[key] - network.state_dict()[key]).flatten() for key in before])
+            total = total + pi[action] * step
+        expected[method] = total
+    assert expected["q"].norm() > 0.01
+    assert (expected["q"] - expected["pg"]).norm() < 1e-5 * expected["q"].norm()
+
+
+def test_the_two_losses_differ_for_a_single_action():
+    """They agree in expectation only: one draw gives gradients that are apart."""
+    v = torch.tensor([0.5], requires_grad=True)
+    logits = torch.tensor([[0.3, -0.2, 0.1]], requires_grad=True)
+    args = online.Args(temperature=0.05)
+    gradients = []
+    for loss in (online.loss_q, online.loss_pg):
+        log_pi = logits.log_softmax(1)
+        kl = (log_pi.exp() * log_pi).sum(1) + math.log(3)
+        value = loss(args, v, log_pi[:, 0], math.log(3), kl, torch.tensor([2.0]))
+        gradients.append(torch.autograd.grad(value, logits)[0])
+    assert (gradients[0] - gradients[1]).norm() > 1e-3 * gradients[0].norm()
+
+
+def test_scaled_gradient():
+    x = torch.tensor([1e-3, 5.0], requires_grad=True)
+    y = online.scale_gradient(x, 100.0)
+    assert torch.equal(y, x), "to the last bit"
+    y.sum().backward()
+    assert x.grad.tolist() == [100.0, 100.0]
+
+
+# VALUES
+
+
+@pytest.mark.parametrize("temperature", [*TEMPERATURES, 1e-3])
+def test_soft_values(temperature):
+    torch.manual_seed(0)
+    q = 3 * torch.randn(500, 6).double()
+    kl = softq.soft_values(q, temperature, "kl")
+    entropy = softq.soft_values(q, temperature, "entropy")
+    greatest = q.amax(1)
+    room = temperature * math.log(6)
+    assert (kl <= greatest).all() and (greatest <= entropy).all()
+    assert (greatest - kl <= room + 1e-12).all() and (entropy - greatest <= room + 1e-12).all()
+    log_pi = softq.log_policy(q, temperature)
+    by_hand = [sum(math.exp((x - max(row)) / temperature) for x in row) for row in q.tolist()]
+    by_hand = [max(row) + temperature * math.log(total) for row, total in zip(q.tolist(), by_hand, strict=True)]
+    np.testing.assert_allclose(entropy.numpy(), by_hand, rtol=1e-12)
+    bonus = -temperature * (log_pi.exp() * log_pi).sum(1)  # tau H
+    torch.testing.assert_close((log_pi.exp() * q).sum(1) + bonus, entropy)
+    torch.testing.assert_close((log_pi.exp() * q).sum(1) + bonus - room, kl)
+
+
+def test_limits_of_the_temperature():
+    q = torch.tensor([[1.0, 3.0, 2.0], [-5.0, -5.0, -5.0]]).double()
+    for form in ("kl", "entropy"):
+        assert torch.equal(softq.soft_values(q, 0, form), q.amax(1))
+        torch.testing.assert_close(softq.soft_values(q, 1e-6, form), q.amax(1), rtol=0, atol=2e-6)
+    torch.testing.assert_close(softq.soft_values(q, 1e6, "kl"), q.mean(1), rtol=0, atol=1e-5)
+    assert (softq.soft_values(q, 1e6, "entropy") > 1e6).all(), "the bonus tau log n grows without bound"
+
+
+def test_nothing_overflows():
+    q = torch.tensor([[1e4, -1e4, 0.0], [1e4, 1e4, -1e4]], requires_grad=True)
+    for form, expected in (("entropy", [1e4, 1e4]), ("kl", [1e4, 1e4])):
+        values = softq.soft_values(q, 1e-3, form)
+        torch.testing.assert_close(values, torch.tensor(expected))
+        values.sum().backward()
+        assert q.grad.isfinite().all()
+    log_pi = softq.log_policy(q, 1e-3)
+    assert log_pi.isfinite().all() and log_pi[0].tolist() == [0.0, -2e7, -1e7]
+
+
+def test_the_policy_of_q_is_that_of_z():
+    z = torch.randn(50, 4).double()
+    q = softq.MeanExpansion(4.0)(z)
+    torch.testing.assert_close(softq.log_policy(q, 0.1), softq.log_policy(z, 0.1))
+    for form in ("kl", "entropy"):
+        difference = softq.soft_values(q, 0.1, form) - softq.soft_values(z, 0.1, form)
+        torch.testing.assert_close(difference, 4.0 * z.mean(1))
+
+
+def test_metrics_of_the_policy():
+    metrics = softq.policy_metrics(np.array([[0.0, 0.0, 0.0], [0.3, 0.1, -0.2]], np.float32), 0.1, "kl")
+    weights = np.exp([3.0, 1.0, -2.0])
+    pi = weights / weights.sum()
+    assert metrics["entropy"] == pytest.approx([math.log(3), -(pi * np.log(pi)).sum()], rel=1e-5)
+    soft = 0.1 * math.log(weights.sum() / 3)
+    assert metrics["soft_minus_max"] == pytest.approx([0.0, soft - 0.3], abs=1e-6)
+    assert metrics["gap_over_temperature"] == pytest.approx([0.0, 2.0], rel=1e-5)
+
+
+# UPDATES
+
+
+def make_batch(script, num_actions=3):
+    torch.manual_seed(1)
+    return script.Batch(
+        obs=torch.rand(16, 10, 10, 4) < 0.3,
+        actions=torch.randint(num_actions, (16,)),
+        rewards=torch.randn(16),
+        next_obs=torch.rand(16, 10, 10, 4) < 0.3,
+        terminated=(torch.arange(16) % 5 == 0).float(),
+    )
+
+
+@pytest.mark.parametrize("k", [0.0, 3.0])
+@pytest.mark.parametrize(
+    "temperature,form,alpha", [(0.0, "kl", 0.0), (0.1, "kl", 0.0), (0.1, "entropy", 0.0), (0.1, "entropy", 0.9)]
+)
+def test_td_errors_by_hand(temperature, form, alpha, k):
+    torch.manual_seed(0)
+    network = softq.QNetwork(4, 3, k)
+    target = softq.QNetwork(4, 3, k)
+    batch = make_batch(softq)
+    q, q_next, q_old = [
+        net(obs).double().tolist() for net, obs in ((network, batch.obs), (target, batch.next_obs), (target, batch.obs))
+    ]
+    errors = []
+    clipped = 0
+    for i in range(16):
+        a = int(batch.actions[i])
+        value = max(q_next[i])
+        if temperature > 0:
+            value += temperature * math.log(sum(math.exp((x - value) / temperature) for x in q_next[i]))
+            if form == "kl":
+                value -= temperature * math.log(3)
+        y = float(batch.rewards[i]) + 0.9 * (1 - float(batch.terminated[i])) * value
+        if alpha > 0:
+            top = max(q_old[i])
+            log_sum = top + temperature * math.log(sum(math.exp((x - top) / temperature) for x in q_old[i]))
+            scaled_log_pi = q_old[i][a] - log_sum
+            clipped += scaled_log_pi < -1
+            y += alpha * min(0.0, max(-1.0, scaled_log_pi))
+        errors.append(y - q[i][a])
+    if alpha > 0:
+        assert 0 < clipped < 16, "some are clipped and some not"
+    args = softq.Args(gamma=0.9, temperature=temperature, entropy_form=form, munchausen=alpha)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-3)
+    loss, _, got = softq.update(network, target, optimizer, args, batch)
+    np.testing.assert_allclose(got.numpy(), errors, rtol=1e-4, atol=1e-5)
+    assert loss.item() == pytest.approx(0.5 * sum(error**2 for error in errors), rel=1e-4)
+
+
+def test_rollout_targets_against_loops():
+    """Rewards less tau KL from the second step on, up to the end of the rollout or of the episode."""
+    rng = np.random.default_rng(0)
+    steps, num_envs, tau, gamma = 5, 40, 0.2, 0.9
+    terminated = rng.random((steps, num_envs)) < 0.15
+    truncated = (rng.random((steps, num_envs)) < 0.15) & ~terminated
+    rewards, next_v, kl = rng.normal(size=(3, steps, num_envs))
+    tensors = [torch.from_numpy(array.astype(float)) for array in (rewards, terminated, truncated, next_v, kl)]
+    nothing = torch.zeros(1)
+    rollout = online.Rollout(nothing, nothing, tensors[0], nothing, tensors[1], tensors[2])
+    args = online.Args(num_steps=steps, temperature=tau, gamma=gamma)
+    got = online.rollout_targets(args, rollout, tensors[3], tensors[4]).numpy()
+    for t in range(steps):
+        for i in range(num_envs):
+            total, discount = 0.0, 1.0
+            for u in range(t, steps):
+                total += discount * (rewards[u, i] - (tau * kl[u, i] if u > t else 0.0))
+                discount *= gamma
+                if terminated[u, i]:
+                    break
+                if truncated[u, i] or u == steps - 1:
+                    total += discount * next_v[u, i]
+                    break
+            assert got[t, i] == pytest.approx(total)
+
+
+def test_actions_are_drawn_from_pi():
+    log_pi = np.log([0.1, 0.6, 0.3])
+    actions = online.draw_actions(np.tile(log_pi + 5.0, (20_000, 1)), np.random.default_rng(0))
+    np.testing.assert_allclose(np.bincount(actions) / 20_000, [0.1, 0.6, 0.3], atol=0.01)
+
+
+def test_rollouts():
+    """What was appended comes out, on the device, in order; taking it empties the buffer."""
+    buffer = online.RolloutBuffer(3, 2, (10, 10, 4))
+    rng = np.random.default_rng(0)
+    steps = []
+    for _ in range(3):
+        assert not buffer.full()
+        step = (
+            rng.random((2, 10, 10, 4)) < 0.5,
+            rng.random((2, 10, 10, 4)) < 0.5,
+            rng.integers(3, size=2),
+            rng.normal(size=2).astype(np.float32),
+            rng.random(2) < 0.5,
+            rng.random(2) < 0.5,
+        )
+        buffer.append(*step)
+        steps.append(step)
+    assert buffer.full()
+    rollout = buffer.take(torch.device("cpu"))
+    columns = [rollout.obs, rollout.next_obs, rollout.actions, rollout.rewards, rollout.terminated, rollout.truncated]
+    for column, values in zip(columns, zip(*steps, strict=True), strict=True):
+        assert np.array_equal(column.numpy(), np.stack(values).astype(column.numpy().dtype))
+    assert buffer.steps == 0
+
+
+def test_atari_scripts_have_the_same_algorithm():
+    """The text of what is tested above on MinAtar's scripts is that of Atari's."""
+    for name, other in ATARI.items():
+        texts = [copies.definitions(ROOT / "related" / f"{script}.py") for script in (name, other)]
+        shared = (
+            set(texts[0])
+            & set(texts[1])
+            & {
+                "update",
+                "soft_values",
+                "log_policy",
+                "policy_metrics",
+                "scale_gradient",
+                "rollout_targets",
+                "loss_q",
+                "loss_pg",
+                "draw_actions",
+                "Rollout",
+            }
+        )
+        assert len(shared) >= 4 and all(texts[0][key] == texts[1][key] for key in shared)
+
+
+# WHOLE RUNS
+
+SHORT = (
+    "--env-id MinAtar/Asterix-v1 --learning-starts 200 --buffer-size 1000 --exploration-steps 1500 "
+    "--total-timesteps 2000 "
+    "--eval-frequency 1000 --eval-episodes 4 --eval-envs 2 --checkpoint-frequency 0 --target-network-frequency 300 "
+    "--save-model"
+)
+
+
+@pytest.mark.parametrize("k", ["0", "5"])
+def test_temperature_zero_is_dqn(k, tmp_path):
+    """2,000 steps, bit for bit."""
+    plain, soft = new_folders(tmp_path, "plain", "soft")
+    run_here("minatar_mexp", f"{SHORT} --mean-scaling-coefficient {k}", cwd=plain)
+    run_here("related/softq_minatar", f"{SHORT} --mean-scaling-coefficient {k} --temperature 0", cwd=soft)
+    assert_same_weights(run_folders(plain)[0], run_folders(soft)[0])
+    assert evaluations(run_folders(plain)[0]) == evaluations(run_folders(soft)[0])
+
+
+def test_columns_of_the_policy(tmp_path):
+    run_here("related/softq_minatar", SHORT, "--policy boltzmann --munchausen 0.9 --entropy-form entropy", cwd=tmp_path)
+    (folder,) = run_folders(tmp_path)
+    header = (folder / "eval.csv").read_text().splitlines()[0].split(",")
+    assert header[-5:] == ["z_norm", "entropy", "soft_minus_max", "gap_over_temperature", "wall_time"]
+    for row in evaluations(folder):
+        assert 0 < float(row["entropy"]) <= math.log(5) and 0 <= float(row["soft_minus_max"]) <= 0.03 * math.log(5)
+        assert float(row["gap_over_temperature"]) == pytest.approx(float(row["action_gap"]) / 0.03, rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "name,flags,words",
+    [
+        ("softq", "--temperature -0.1", "--temperature -0.1 must be at least 0"),
+        ("softq", "--temperature nan", "--temperature nan must be at least 0"),
+        ("softq", "--munchausen 1.5", "--munchausen 1.5 must be at least 0 and at most 1"),
+        ("softq", "--temperature 0 --munchausen 0.9", "--temperature 0"),
+        ("softq", "--temperature 0 --policy boltzmann", "--temperature 0"),
+        ("softq", "--mean-scaling-coefficient -1", "--mean-scaling-coefficient"),
+        ("softq_online", "--temperature 0", "--temperature 0.0 must be at least"),
+        ("softq_online", "--num-steps 0", "--num-steps 0 must be at least 1"),
+        ("softq_online", "--num-envs 0", "--num-envs 0 must be at least 1"),
+        ("softq_online", "--max-grad-norm 0", "--max-grad-norm 0"),
+        ("softq_online", "--value-coefficient -1", "--value-coefficient -1"),
+    ],
+)
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_bad_flags(name, flags, words, games, tmp_path):
+    assert words in refused(f"related/{name}_{games}", flags, cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name,flags",
+    [
+        (
+            "softq_minatar",
+            "--total-timesteps 60000 --eval-frequency 60000 --exploration-steps 30000 --buffer-size 60000",
+        ),
+        ("softq_online_minatar", "--total-timesteps 500000 --eval-frequency 500000 --method q"),
+        ("softq_online_minatar", "--total-timesteps 500000 --eval-frequency 500000 --method pg"),
+    ],
+)
+def test_learns_breakout(name, flags, tmp_path):
+    """It beats the random policy's mean score by a factor of three."""
+    envs, rng, scores = softq.MinAtarEnvs("Breakout", 10), np.random.default_rng(0), []
+    envs.reset(np.arange(10))
+    for _ in range(1000):
+        *_, done, info = envs.step(rng.integers(3, size=10))
+        scores += info["score"][done].tolist()
+    run(f"related/{name}", "--env-id Breakout", flags, cwd=tmp_path)
+    with open(run_folders(tmp_path)[0] / "eval.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    print(f"{name}: {row['score_mean']}, random {np.mean(scores)}")  # shown when the test fails
+    assert float(row["score_mean"]) > 3 * np.mean(scores)
