@@ -5,7 +5,7 @@ set -u -o pipefail
 
 usage() {
   sed -e "s/AGENTS_OF_ALE/$(agents_of ALE)/" -e "s/AGENTS_OF_MINATAR/$(agents_of MinAtar)/" \
-    -e "s/AGENTS_OF_GYM/$(agents_of Gym)/" <<'TEXT'
+    -e "s/AGENTS_OF_GYM/$(agents_of Gym)/" -e '/^--agents/,/LunarLander)$/s/,/, /g' <<'TEXT' | fold -s -w 120
 usage: bash benchmark.sh SUITE [options] [-- EXTRA]
 
 SUITE            runs
@@ -17,8 +17,8 @@ SUITE            runs
   lunarlander    LunarLander, k of 0, 0.5, 1, 2, 4, 8, 16 and 32, 10 seeds, 100,000 steps
 
 --games LIST     of the 57 Atari games or the five of MinAtar, such as Breakout,Seaquest
---agents LIST    of AGENTS_OF_ALE (Atari),
-                 AGENTS_OF_MINATAR (MinAtar)
+--agents LIST    of AGENTS_OF_ALE (Atari);
+                 AGENTS_OF_MINATAR (MinAtar);
                  or AGENTS_OF_GYM (LunarLander)
 --k LIST         a sweep: each agent once with every k of the list, of numbers and n, 2n, 4n ..., n the number of actions
                  of the game; agents are then those that have the layer (default: DQN's)
@@ -50,16 +50,32 @@ declare -A agent_scripts=(
   [ALE/rdq]="related/dueling_atari.py --rdq-beta 0.001"
   [ALE/nature]="related/nature_dqn_atari.py"
   [ALE/nature_mexp]="related/nature_dqn_atari.py --mean-scaling-coefficient None"
+  [ALE/softq]="related/softq_atari.py"
+  [ALE/softq_mexp]="related/softq_atari.py --mean-scaling-coefficient None"
+  [ALE/munchausen]="related/softq_atari.py --munchausen 0.9 --entropy-form entropy"
+  [ALE/munchausen_mexp]="related/softq_atari.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient None"
+  [ALE/softq_online]="related/softq_online_atari.py --method q"
+  [ALE/softq_pg]="related/softq_online_atari.py --method pg"
   [MinAtar/minatar_dqn]="minatar_mexp.py --mean-scaling-coefficient 0"
   [MinAtar/minatar_mexp]="minatar_mexp.py"
   [MinAtar/minatar_dueling]="related/dueling_minatar.py"
   [MinAtar/minatar_rdq]="related/dueling_minatar.py --rdq-beta 0.001"
   [MinAtar/minatar_nature]="related/nature_dqn_minatar.py"
   [MinAtar/minatar_nature_mexp]="related/nature_dqn_minatar.py --mean-scaling-coefficient None"
+  [MinAtar/minatar_softq]="related/softq_minatar.py"
+  [MinAtar/minatar_softq_mexp]="related/softq_minatar.py --mean-scaling-coefficient None"
+  [MinAtar/minatar_munchausen]="related/softq_minatar.py --munchausen 0.9 --entropy-form entropy"
+  [MinAtar/minatar_munchausen_mexp]="related/softq_minatar.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient None"
+  [MinAtar/minatar_softq_online]="related/softq_online_minatar.py --method q"
+  [MinAtar/minatar_softq_pg]="related/softq_online_minatar.py --method pg"
   [Gym/lunarlander]="lunarlander_mexp.py"
 )
 # Of these --k makes sweeps; the first of each family is what it sweeps by default
-sweeps=(ALE/dqn_mexp ALE/iqn_mexp ALE/nature MinAtar/minatar_mexp MinAtar/minatar_nature Gym/lunarlander)
+sweeps=(
+  ALE/dqn_mexp ALE/iqn_mexp ALE/nature ALE/softq ALE/munchausen
+  MinAtar/minatar_mexp MinAtar/minatar_nature MinAtar/minatar_softq MinAtar/minatar_munchausen
+  Gym/lunarlander
+)
 
 # The agents of family `$1`, or of those that follow, such as MinAtar/minatar_mexp, the ones of family `$1`
 agents_of() {

@@ -97,6 +97,18 @@ BASELINES = {
     "minatar_dueling": "Dueling DQN",
     "rdq": "Dueling DQN",
     "minatar_rdq": "Dueling DQN",
+    "softq": "Soft DQN",  # Munchausen-DQN if `--munchausen` is more than 0
+    "softq_atari": "Soft DQN",
+    "softq_minatar": "Soft DQN",
+    "minatar_softq": "Soft DQN",
+    "munchausen": "Soft DQN",
+    "minatar_munchausen": "Soft DQN",
+    "softq_online": "Online soft DQN",  # the policy gradient if `--method` is pg
+    "softq_online_atari": "Online soft DQN",
+    "softq_online_minatar": "Online soft DQN",
+    "minatar_softq_online": "Online soft DQN",
+    "softq_pg": "Online soft DQN",
+    "minatar_softq_pg": "Online soft DQN",
 }
 
 # The numbers of actions for runs older than the key "num_actions" of config.json
@@ -112,8 +124,14 @@ COLOURS = {  # Okabe & Ito's palette, with a brown and a grey
     "IB-Nature DQN(n)": "#999999",
     "Dueling DQN": "#009E73",
     "RDQ": "#CC79A7",
+    "Soft DQN": "#B2182B",
+    "IB-Soft DQN(n)": "#FB8072",
+    "Munchausen-DQN": "#01665E",
+    "IB-Munchausen-DQN(n)": "#80B1D3",
+    "Online soft DQN": "#E7298A",
+    "Policy gradient": "#000000",
 }
-OTHER_COLOURS = ["#E7298A", "#000000", "#01665E", "#80B1D3", "#FB8072", "#BEBADA", "#1B4F9C", "#B2182B", "#CCEBC5"]
+OTHER_COLOURS = ["#BEBADA", "#1B4F9C", "#CCEBC5", "#A6761D", "#7A0177", "#3F007D", "#FFD92F", "#4D4D4D", "#66A61E"]
 # Agents with another k than n, from the least k to the greatest: yellow, olive, purple, away from the colours above
 SWEEP_COLOURS = LinearSegmentedColormap.from_list("sweep", ["#E8CC00", "#8FB000", "#56700A", "#9146C0", "#2B0A3D"])
 
@@ -209,6 +227,10 @@ def agent_name(args: dict, n: Optional[int]) -> str:
         return name
     if baseline == "Dueling DQN" and float(args.get("rdq_beta") or 0) > 0:
         baseline = "RDQ"
+    if baseline == "Soft DQN" and float(args.get("munchausen") or 0) > 0:
+        baseline = "Munchausen-DQN"
+    if baseline == "Online soft DQN" and args.get("method") == "pg":
+        baseline = "Policy gradient"
     if k == 0:
         return baseline
     return f"IB-{baseline}({name_coefficient(k, n)})"

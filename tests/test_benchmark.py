@@ -25,6 +25,7 @@ MINATAR = ["Asterix", "Breakout", "Freeway", "Seaquest", "SpaceInvaders"]
 ATARI5 = ["BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert"]
 ABLATION11 = [*ATARI5, "Alien", "Asterix", "Seaquest", "SpaceInvaders", "WizardOfWor", "Zaxxon"]
 ATARI57 = sorted(game.removeprefix("ALE/").removesuffix("-v5") for game in load("report").HUMAN)
+MUNCHAUSEN = "--munchausen 0.9 --entropy-form entropy"
 SCRIPTS = {
     "dqn": "dqn_atari.py",
     "dqn_mexp": "dqn_atari_mexp.py",
@@ -40,6 +41,18 @@ SCRIPTS = {
     "minatar_rdq": "related/dueling_minatar.py --rdq-beta 0.001",
     "minatar_nature": "related/nature_dqn_minatar.py",
     "minatar_nature_mexp": "related/nature_dqn_minatar.py --mean-scaling-coefficient None",
+    "softq": "related/softq_atari.py",
+    "softq_mexp": "related/softq_atari.py --mean-scaling-coefficient None",
+    "munchausen": f"related/softq_atari.py {MUNCHAUSEN}",
+    "munchausen_mexp": f"related/softq_atari.py {MUNCHAUSEN} --mean-scaling-coefficient None",
+    "softq_online": "related/softq_online_atari.py --method q",
+    "softq_pg": "related/softq_online_atari.py --method pg",
+    "minatar_softq": "related/softq_minatar.py",
+    "minatar_softq_mexp": "related/softq_minatar.py --mean-scaling-coefficient None",
+    "minatar_munchausen": f"related/softq_minatar.py {MUNCHAUSEN}",
+    "minatar_munchausen_mexp": f"related/softq_minatar.py {MUNCHAUSEN} --mean-scaling-coefficient None",
+    "minatar_softq_online": "related/softq_online_minatar.py --method q",
+    "minatar_softq_pg": "related/softq_online_minatar.py --method pg",
 }
 
 
@@ -136,8 +149,13 @@ def test_every_agent(tmp_path):
             assert f"{ROOT}/{SCRIPTS[agent]} --env-id" in line
             _, _, args = parse(line)
             assert args.exp_name == agent and getattr(args, "rdq_beta", 0) == (0.001 if "rdq" in agent else 0)
-            expected = {"minatar_dqn": 0, "nature": 0, "minatar_nature": 0}.get(agent)
-            assert getattr(args, "mean_scaling_coefficient", None) == expected
+            without_layer = agent in ("minatar_dqn", "nature", "minatar_nature") or "softq" in SCRIPTS[agent]
+            if hasattr(args, "mean_scaling_coefficient"):
+                assert args.mean_scaling_coefficient == (0 if without_layer and "mexp" not in agent else None)
+            assert getattr(args, "munchausen", 0) == (0.9 if "munchausen" in agent else 0)
+            assert getattr(args, "method", None) == {"softq_online": "q", "softq_pg": "pg"}.get(
+                agent.removeprefix("minatar_")
+            )
 
 
 def test_suite_of_lunarlander(tmp_path):
@@ -185,7 +203,7 @@ def test_sweep_over_k(tmp_path):
         ("atari5 --agents dqn,minatar_dqn", "'minatar_dqn' is none of dqn, dqn_mexp, dueling, iqn, iqn_mexp"),
         (
             "minatar --agents minatar_rdq --k 1",
-            "is none of minatar_mexp, minatar_nature, which are those that --k takes",
+            "minatar_softq, minatar_munchausen, which are those that --k takes",
         ),
         ("lunarlander --games CartPole", "'CartPole' is none of LunarLander"),
         ("minatar --k 1,,2", "--k '1,,2' must be a list"),

@@ -232,6 +232,19 @@ def test_names_of_dueling_networks(exp_name):
     assert report.agent_name({"exp_name": exp_name, "rdq_beta": 0.001}, 18) == "RDQ"
 
 
+def test_names_of_soft_agents():
+    """What counts is config.json's munchausen and method."""
+    for name in ("softq", "munchausen", "minatar_softq_mexp", "softq_atari", "minatar_munchausen_k4n"):
+        for alpha, agent in ((0.0, "Soft DQN"), (0.9, "Munchausen-DQN")):
+            args = {"exp_name": name, "munchausen": alpha, "mean_scaling_coefficient": 0.0}
+            if "4n" not in name:
+                assert report.agent_name(args, 5) == agent
+            assert report.agent_name(args | {"mean_scaling_coefficient": 20.0}, 5) == f"IB-{agent}(4n)"
+    for name in ("softq_pg", "softq_online_minatar", "minatar_softq_online"):
+        assert report.agent_name({"exp_name": name, "method": "q"}, 5) == "Online soft DQN"
+        assert report.agent_name({"exp_name": name, "method": "pg"}, 5) == "Policy gradient"
+
+
 @pytest.mark.parametrize(
     "env_id,config,n",
     [
