@@ -9,7 +9,7 @@ from unittest import mock
 
 import pytest
 import torch
-from conftest import GAMES_OF, TINY, TRAINED, accepted, load, make_network, run, run_folders
+from conftest import GAMES_OF, RELATED, TINY, TRAINED, accepted, load, make_network, run, run_folders
 from test_resume import fork, run_here
 
 
@@ -80,13 +80,16 @@ def test_flags_of_iqn(flags, tmp_path):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_every_script_refuses(name, tmp_path):
-    """As a user meets it: in a process of its own, in which no library writes anything beside the line either."""
+    """As a user meets it: in a process of its own, in which no library writes anything beside the line either. Related
+    scripts import what their bases do; they are tried in this process."""
     env_id, close = {
         "Atari": ("ALE/Pang-v5", "ALE/Pong-v5"),
         "MinAtar": ("MinAtar/Breakot-v1", "MinAtar/Breakout-v1"),
         "Gym": ("LunarLander-v2", "LunarLander-v3"),
     }[GAMES_OF[name]]
-    assert close in refused(name, accepted(name, f"{TINY} --env-id {env_id}"), cwd=tmp_path, runner=run)
+    assert close in refused(
+        name, accepted(name, f"{TINY} --env-id {env_id}"), cwd=tmp_path, runner=run_here if name in RELATED else run
+    )
 
 
 def test_unknown_flag_and_value(tmp_path):

@@ -39,7 +39,12 @@ def stem(name):
     return name.removeprefix("related/")
 
 
-@pytest.fixture(scope="module", params=RELATED)
+# Runs of Atari take long: of two scripts they are among the slow tests
+LONG = ["related/nature_dqn_atari", "related/softq_atari"]
+MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in RELATED]
+
+
+@pytest.fixture(scope="module", params=MARKED)
 def finished(request, tmp_path_factory):
     """A run of every script with its variant's flags, whole, and one that was stopped and resumed."""
     tmp_path = tmp_path_factory.mktemp("related")

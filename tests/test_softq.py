@@ -383,8 +383,8 @@ def test_bad_flags(name, flags, words, games, tmp_path):
             "softq_minatar",
             "--total-timesteps 60000 --eval-frequency 60000 --exploration-steps 30000 --buffer-size 60000",
         ),
-        ("softq_online_minatar", "--total-timesteps 500000 --eval-frequency 500000 --method q"),
-        ("softq_online_minatar", "--total-timesteps 500000 --eval-frequency 500000 --method pg"),
+        ("softq_online_minatar", "--total-timesteps 150000 --eval-frequency 150000 --method q"),
+        ("softq_online_minatar", "--total-timesteps 150000 --eval-frequency 150000 --method pg"),
     ],
 )
 def test_learns_breakout(name, flags, tmp_path):
