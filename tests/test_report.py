@@ -317,7 +317,9 @@ def test_the_same_runs_give_the_same_report(tmp_path, make_report):
     assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
 
 
-@pytest.mark.parametrize("folder,flags", [("minatar", ["--interval", "minmax"]), ("atari", [])])
+@pytest.mark.parametrize(
+    "folder,flags", [("minatar", ["--interval", "minmax"]), ("atari", []), ("lunarlander", ["--interval", "minmax"])]
+)
 def test_committed_evidence(folder, flags, tmp_path, make_report):
     """The tables under docs/ are those of the runs beside them."""
     out = tmp_path / "out"
