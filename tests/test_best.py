@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import GAMES_OF, IQN, TRAINED, load, run_folders
+from conftest import GAMES_OF, IQN, TRAINED, accepted, load, run_folders
 from test_bad_input import TINY, checkpointed_run, refused
 from test_resume import FEW_QUANTILES, assert_same_run, fork, kill_at, new_folders, run_here, stopped_and_resumed
 
@@ -222,7 +222,7 @@ QUICK = [name for name in TRAINED if name not in ATARI] + ["dqn_atari", "iqn_ata
 
 
 def flags_of(name):
-    flags = f"{EVERY} {OF_THE_GAMES[GAMES_OF[name]]}"
+    flags = accepted(name, f"{EVERY} {OF_THE_GAMES[GAMES_OF[name]]} --num-envs 1")
     if name in IQN:
         flags += f" {FEW_QUANTILES}"
     return flags
@@ -272,16 +272,16 @@ def test_resumes_in_other_scripts(name, tmp_path):
 
 @pytest.mark.parametrize("name", TRAINED)
 def test_refused_without_an_evaluation(name, tmp_path):
-    line = refused(name, TINY, "--save-best --total-timesteps 1000", cwd=tmp_path)
+    line = refused(name, accepted(name, TINY), "--save-best --total-timesteps 1000", cwd=tmp_path)
     assert "--save-best needs evaluation phases" in line
     assert "--eval-frequency must be 1 to 1000" in line
 
 
-@pytest.mark.parametrize("frequency,accepted", [(0, False), (1000, True), (1001, False)])
-def test_frequencies(frequency, accepted, tmp_path):
+@pytest.mark.parametrize("frequency,is_accepted", [(0, False), (1000, True), (1001, False)])
+def test_frequencies(frequency, is_accepted, tmp_path):
     """There is a phase, and so a best one, if the first is due before the end."""
     flags = f"{FLAGS} --save-best --total-timesteps 1000 --eval-frequency {frequency}"
-    if accepted:
+    if is_accepted:
         run_here("lunarlander_mexp", flags, cwd=tmp_path)
         assert best_scores(run_folders(tmp_path)[0])["step"] == 1000
     else:

@@ -156,8 +156,9 @@ def test_rmsprop_works_in_place(script):
     """As a CUDA graph needs it, in which tensors keep their addresses: parameters, averages and gradients stay."""
     parameters = random_parameters(torch.float32)
     optimizer = rmsprop(script, parameters)
+    take_steps(optimizer, parameters, random_gradients(1, torch.float32))  # makes the averages, before any capture
     tensors = parameters + [tensor for state in optimizer.state.values() for tensor in state.values()]
-    assert len(tensors) == 2 + 4, "the averages are there before the first step"
+    assert len(tensors) == 2 + 4
     before = [tensor.data_ptr() for tensor in tensors]
     for gradients in random_gradients(3, torch.float32):
         old = [tensor.detach().clone() for tensor in tensors]
@@ -166,6 +167,21 @@ def test_rmsprop_works_in_place(script):
         assert not any(torch.equal(tensor, was) for tensor, was in zip(tensors, old, strict=True))
     now = parameters + [tensor for state in optimizer.state.values() for tensor in state.values()]
     assert [tensor.data_ptr() for tensor in now] == before
+
+
+def test_rmsprop_as_other_optimizers(script):
+    """A parameter without a gradient stays, one added later is trained, and a learning rate may be a tensor."""
+    frozen = nn.Parameter(torch.ones(3))
+    trained = nn.Parameter(torch.ones(3))
+    added = nn.Parameter(torch.ones(3))
+    optimizer = rmsprop(script, [frozen, trained], lr=torch.tensor(LR))
+    optimizer.add_param_group({"params": [added], "lr": torch.tensor(2 * LR)})
+    trained.grad = torch.full((3,), 0.5)
+    added.grad = torch.full((3,), 0.5)
+    optimizer.step()
+    assert torch.equal(frozen, torch.ones(3))
+    torch.testing.assert_close(1 - added, 2 * (1 - trained))
+    assert (trained < 1).all()
 
 
 def test_rmsprop_goes_on_from_its_state(script):
