@@ -131,4 +131,4 @@ def test_own_flags(name, flags, games, tmp_path):
 @pytest.mark.parametrize("name", RELATED)
 def test_killed_at_three_random_moments(name, tmp_path):
     total = 1000 if GAMES_OF[name] == "Atari" else 4000
-    killed_and_resumed(name, f"{flags_of(name, total)} --train-frequency 4", tmp_path)
+    killed_and_resumed(name, f"{flags_of(name, total)} {accepted(name, '--train-frequency 4')}", tmp_path)
