@@ -5,7 +5,7 @@ set -u -o pipefail
 
 usage() {
   sed -e "s/AGENTS_OF_ALE/$(agents_of ALE)/" -e "s/AGENTS_OF_MINATAR/$(agents_of MinAtar)/" \
-    -e "s/AGENTS_OF_GYM/$(agents_of Gym)/" -e '/^--agents/,/LunarLander)$/s/,/, /g' <<'TEXT' | fold -s -w 120
+    -e "s/AGENTS_OF_GYM/$(agents_of Gym)/" -e '/^agents of/s/,/, /g' <<'TEXT' | fold -s -w 120
 usage: bash benchmark.sh SUITE [options] [-- EXTRA]
 
 SUITE            runs
@@ -17,9 +17,7 @@ SUITE            runs
   lunarlander    LunarLander, k of 0, 0.5, 1, 2, 4, 8, 16 and 32, 10 seeds, 100,000 steps
 
 --games LIST     of the 57 Atari games or the five of MinAtar, such as Breakout,Seaquest
---agents LIST    of AGENTS_OF_ALE (Atari);
-                 AGENTS_OF_MINATAR (MinAtar);
-                 or AGENTS_OF_GYM (LunarLander)
+--agents LIST    of those of the suite's games, listed below
 --k LIST         a sweep: each agent once with every k of the list, of numbers and n, 2n, 4n ..., n the number of actions
                  of the game; agents are then those that have the layer (default: DQN's)
 --seeds N|LIST   N seeds from 1 on, or a list such as 3,4
@@ -30,6 +28,10 @@ SUITE            runs
 --slurm OPTIONS  submit to Slurm instead, with these options of sbatch, such as "--partition=gpu --gres=gpu:1 --mem=16G"
 --dry-run        print every command and stop
 -- EXTRA         passed on to the scripts
+
+agents of Atari: AGENTS_OF_ALE
+agents of MinAtar: AGENTS_OF_MINATAR
+agents of LunarLander: AGENTS_OF_GYM
 TEXT
 }
 

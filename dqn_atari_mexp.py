@@ -700,7 +700,11 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
     try:
         q_network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         config = path.with_name("config.json")
-        trained = json.loads(config.read_text())["args"] if config.exists() else vars(args)
+        trained = vars(args)
+        if config.exists():
+            trained = json.loads(config.read_text())["args"]
+        else:
+            print(f"warning: no config.json beside {path}, so nothing tells whether k and other flags fit it")
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
     except Exception as error:  # torch raises whatever a file that is no model leads to
         fail(f"--eval-only {path} is no model of this script and these flags: {error}")

@@ -79,7 +79,7 @@ class Args:
     reward_scale: float = 0.1  # factor on rewards for learning; the score is not scaled (the authors' release)
 
     # AGENT
-    total_timesteps: int = 100_000  # agent steps (the authors' release, as all that follows)
+    total_timesteps: int = 100_000  # agent steps (the authors' release, as the constants that follow)
     learning_rate: float = 1e-3  # of Adam
     adam_eps: float = 3.125e-4  # epsilon of Adam
     mean_scaling_coefficient: Optional[float] = None  # k of the layer; the number of actions if None; 0 is plain DQN
@@ -632,7 +632,11 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
     try:
         q_network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         config = path.with_name("config.json")
-        trained = json.loads(config.read_text())["args"] if config.exists() else vars(args)
+        trained = vars(args)
+        if config.exists():
+            trained = json.loads(config.read_text())["args"]
+        else:
+            print(f"warning: no config.json beside {path}, so nothing tells whether k and other flags fit it")
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
     except Exception as error:  # torch raises whatever a file that is no model leads to
         fail(f"--eval-only {path} is no model of this script and these flags: {error}")

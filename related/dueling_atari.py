@@ -145,7 +145,9 @@ class QNetwork(nn.Module):
             if isinstance(layer, (nn.Conv2d, nn.Linear)):
                 fan_in = layer.weight[0].numel()
                 nn.init.normal_(layer.weight, std=fan_in**-0.5)
-                nn.init.constant_(layer.bias, 0.03 if isinstance(layer, nn.Conv2d) else 0.0)
+                nn.init.zeros_(layer.bias)
+            if isinstance(layer, nn.Conv2d):
+                nn.init.constant_(layer.bias, 0.03)
 
     def streams(self, obs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The value v, (B, 1) float32, and the advantages a, (B, n) float32."""
@@ -705,7 +707,11 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
     try:
         q_network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         config = path.with_name("config.json")
-        trained = json.loads(config.read_text())["args"] if config.exists() else vars(args)
+        trained = vars(args)
+        if config.exists():
+            trained = json.loads(config.read_text())["args"]
+        else:
+            print(f"warning: no config.json beside {path}, so nothing tells whether k and other flags fit it")
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
     except Exception as error:  # torch raises whatever a file that is no model leads to
         fail(f"--eval-only {path} is no model of this script and these flags: {error}")

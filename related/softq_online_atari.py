@@ -196,18 +196,20 @@ def rollout_targets(args: Args, rollout: "Rollout", next_v: torch.Tensor, kl: to
     Qhat_t = r_t + gamma Vhat_t+1, and Vhat_t = Qhat_t - tau KL_t; Vhat is V of the true successor where the rollout
     ends or a time limit cut the episode, and 0 where it is terminal (Schulman et al. 2017, section 6.3).
     """
-    targets = [None] * args.num_steps
+    targets = []  # from the last step to the first
     v_target = next_v[-1]
     for t in reversed(range(args.num_steps)):
         v_target = torch.where(rollout.truncated[t] > 0, next_v[t], v_target)
-        targets[t] = rollout.rewards[t] + args.gamma * (1 - rollout.terminated[t]) * v_target
-        v_target = targets[t] - args.temperature * kl[t]
+        q_target = rollout.rewards[t] + args.gamma * (1 - rollout.terminated[t]) * v_target
+        v_target = q_target - args.temperature * kl[t]
+        targets.append(q_target)
+    targets.reverse()
     return torch.stack(targets)
 
 
 def loss_q(args: Args, v: torch.Tensor, log_pi_a: torch.Tensor, log_n: float, kl: torch.Tensor, targets: torch.Tensor):
     """Soft Q-learning: half the squared error of Q(s, a) = V + tau (log pi(a|s) + log n), with the gradient of V scaled
-    by c and that of the rest by 1 / tau. All are of shape (T * N,); returns the mean, of shape ()."""
+    by c and that of the rest by 1 / tau. All are of shape (T * N,), `kl` is `loss_pg`'s only; returns the mean, ()."""
     v = scale_gradient(v, args.value_coefficient)
     advantage = scale_gradient(args.temperature * (log_pi_a + log_n), 1 / args.temperature)
     return 0.5 * (targets - (v + advantage)).square().mean()
@@ -679,7 +681,11 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
     try:
         q_network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
         config = path.with_name("config.json")
-        trained = json.loads(config.read_text())["args"] if config.exists() else vars(args)
+        trained = vars(args)
+        if config.exists():
+            trained = json.loads(config.read_text())["args"]
+        else:
+            print(f"warning: no config.json beside {path}, so nothing tells whether k and other flags fit it")
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
     except Exception as error:  # torch raises whatever a file that is no model leads to
         fail(f"--eval-only {path} is no model of this script and these flags: {error}")

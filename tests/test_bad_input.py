@@ -155,6 +155,15 @@ def test_model_with_another_k(tmp_path):
     assert "add --env-id ALE/Pong-v5" in line, "all games have the same architecture"
 
 
+def test_model_without_its_config(tmp_path):
+    """Nothing tells then whether k fits; that is said."""
+    torch.manual_seed(0)
+    torch.save(make_network(load("dqn_atari_mexp"), 18).state_dict(), tmp_path / "alone.pt")
+    flags = "--env-id ALE/Pong-v5 --eval-steps 1 --eval-envs 1 --eval-epsilon 1 --eval-only alone.pt"
+    lines = run_here("dqn_atari_mexp", flags, cwd=tmp_path).stdout.splitlines()
+    assert lines[1].startswith("warning: no config.json beside alone.pt") and lines[2].startswith("step 0: episodes 1")
+
+
 # CHECKPOINTS
 
 

@@ -333,6 +333,16 @@ def test_committed_evidence(folder, flags, tmp_path, make_report):
     assert sorted(path.name for path in committed.iterdir()) == sorted([*names, *pictures]), "nothing stale"
 
 
+@pytest.mark.slow
+def test_correlations_of_the_lunarlander_page():
+    """The page's program prints what the page says."""
+    page = (ROOT / "docs" / "lunarlander" / "README.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (printed,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
+    result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert result.stdout == printed, result.stderr
+
+
 def test_only_config_and_eval_are_read(tmp_path, make_report):
     folder = make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [1.0])
     (folder / "checkpoint.pt").write_bytes(b"damaged")
