@@ -58,6 +58,16 @@ declare -A agent_scripts=(
   [ALE/munchausen_mexp]="related/softq_atari.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient None"
   [ALE/softq_online]="related/softq_online_atari.py --method q"
   [ALE/softq_pg]="related/softq_online_atari.py --method pg"
+  [ALE/isdqn]="related/isdqn_atari.py"
+  [ALE/isdqn_mexp]="related/isdqn_atari.py --mean-scaling-coefficient None"
+  [ALE/isdqn1]="related/isdqn_atari.py --num-iterations 1"
+  [ALE/isdqn1_mexp]="related/isdqn_atari.py --num-iterations 1 --mean-scaling-coefficient None"
+  [ALE/targetfree]="related/isdqn_atari.py --num-iterations 0"
+  [ALE/targetfree_mexp]="related/isdqn_atari.py --num-iterations 0 --mean-scaling-coefficient None"
+  [ALE/targetbased]="related/isdqn_atari.py --num-iterations 1 --target-network"
+  [ALE/targetbased_mexp]="related/isdqn_atari.py --num-iterations 1 --target-network --mean-scaling-coefficient None"
+  [ALE/targetfree_noln]="related/isdqn_atari.py --num-iterations 0 --no-layer-norm"
+  [ALE/targetfree_noln_mexp]="related/isdqn_atari.py --num-iterations 0 --no-layer-norm --mean-scaling-coefficient None"
   [MinAtar/minatar_dqn]="minatar_mexp.py --mean-scaling-coefficient 0"
   [MinAtar/minatar_mexp]="minatar_mexp.py"
   [MinAtar/minatar_dueling]="related/dueling_minatar.py"
@@ -70,12 +80,23 @@ declare -A agent_scripts=(
   [MinAtar/minatar_munchausen_mexp]="related/softq_minatar.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient None"
   [MinAtar/minatar_softq_online]="related/softq_online_minatar.py --method q"
   [MinAtar/minatar_softq_pg]="related/softq_online_minatar.py --method pg"
+  [MinAtar/minatar_isdqn]="related/isdqn_minatar.py"
+  [MinAtar/minatar_isdqn_mexp]="related/isdqn_minatar.py --mean-scaling-coefficient None"
+  [MinAtar/minatar_isdqn1]="related/isdqn_minatar.py --num-iterations 1"
+  [MinAtar/minatar_isdqn1_mexp]="related/isdqn_minatar.py --num-iterations 1 --mean-scaling-coefficient None"
+  [MinAtar/minatar_targetfree]="related/isdqn_minatar.py --num-iterations 0"
+  [MinAtar/minatar_targetfree_mexp]="related/isdqn_minatar.py --num-iterations 0 --mean-scaling-coefficient None"
+  [MinAtar/minatar_targetbased]="related/isdqn_minatar.py --num-iterations 1 --target-network"
+  [MinAtar/minatar_targetbased_mexp]="related/isdqn_minatar.py --num-iterations 1 --target-network --mean-scaling-coefficient None"
+  [MinAtar/minatar_targetfree_noln]="related/isdqn_minatar.py --num-iterations 0 --no-layer-norm"
+  [MinAtar/minatar_targetfree_noln_mexp]="related/isdqn_minatar.py --num-iterations 0 --no-layer-norm --mean-scaling-coefficient None"
   [Gym/lunarlander]="lunarlander_mexp.py"
 )
 # Of these --k makes sweeps; the first of each family is what it sweeps by default
 sweeps=(
-  ALE/dqn_mexp ALE/iqn_mexp ALE/nature ALE/softq ALE/munchausen
+  ALE/dqn_mexp ALE/iqn_mexp ALE/nature ALE/softq ALE/munchausen ALE/isdqn ALE/isdqn1 ALE/targetfree ALE/targetbased
   MinAtar/minatar_mexp MinAtar/minatar_nature MinAtar/minatar_softq MinAtar/minatar_munchausen
+  MinAtar/minatar_isdqn MinAtar/minatar_isdqn1 MinAtar/minatar_targetfree MinAtar/minatar_targetbased
   Gym/lunarlander
 )
 

@@ -109,6 +109,18 @@ BASELINES = {
     "minatar_softq_online": "Online soft DQN",
     "softq_pg": "Online soft DQN",
     "minatar_softq_pg": "Online soft DQN",
+    "isdqn": "iS-DQN",  # its name says K, a target network and a missing layer normalisation: `name_isdqn`
+    "isdqn_atari": "iS-DQN",
+    "isdqn_minatar": "iS-DQN",
+    "isdqn1": "iS-DQN",
+    "targetfree": "iS-DQN",
+    "targetbased": "iS-DQN",
+    "targetfree_noln": "iS-DQN",
+    "minatar_isdqn": "iS-DQN",
+    "minatar_isdqn1": "iS-DQN",
+    "minatar_targetfree": "iS-DQN",
+    "minatar_targetbased": "iS-DQN",
+    "minatar_targetfree_noln": "iS-DQN",
 }
 
 # The numbers of actions for runs older than the key "num_actions" of config.json
@@ -130,6 +142,14 @@ COLOURS = {  # Okabe & Ito's palette, with a brown and a grey
     "IB-Munchausen-DQN(n)": "#80B1D3",
     "Online soft DQN": "#E7298A",
     "Policy gradient": "#000000",
+    "Target-based DQN": "#332288",
+    "IB-Target-based DQN(n)": "#9A90DA",
+    "Target-free DQN": "#AA4499",
+    "IB-Target-free DQN(n)": "#E3A1D3",
+    "iS-DQN K=1": "#117733",
+    "IB-iS-DQN K=1(n)": "#77C08D",
+    "iS-DQN K=9": "#B8860B",
+    "IB-iS-DQN K=9(n)": "#EBD08A",
 }
 OTHER_COLOURS = ["#BEBADA", "#1B4F9C", "#CCEBC5", "#A6761D", "#7A0177", "#3F007D", "#FFD92F", "#4D4D4D", "#66A61E"]
 # Agents with another k than n, from the least k to the greatest: yellow, olive, purple, away from the colours above
@@ -218,6 +238,20 @@ def without_sweep(exp_name: str, k: float, n: Optional[int]) -> str:
     return exp_name
 
 
+def name_isdqn(args: dict) -> str:
+    """The name of a run of `related/isdqn_*.py`, by its K and by what is compared with it there."""
+    num_iterations = int(args.get("num_iterations", 9))
+    if args.get("target_network"):
+        name = "Target-based DQN"
+    elif num_iterations == 0:
+        name = "Target-free DQN"
+    else:
+        name = f"iS-DQN K={num_iterations}"
+    if not args.get("layer_norm", True):
+        name += " without LayerNorm"
+    return name
+
+
 def agent_name(args: dict, n: Optional[int]) -> str:
     """The paper's name of an agent, from its run's arguments: IB-DQN(n), or DQN at k = 0; a fork's own `--exp-name`."""
     k = float(args.get("mean_scaling_coefficient") or 0)
@@ -231,6 +265,8 @@ def agent_name(args: dict, n: Optional[int]) -> str:
         baseline = "Munchausen-DQN"
     if baseline == "Online soft DQN" and args.get("method") == "pg":
         baseline = "Policy gradient"
+    if baseline == "iS-DQN":
+        baseline = name_isdqn(args)
     if k == 0:
         return baseline
     return f"IB-{baseline}({name_coefficient(k, n)})"

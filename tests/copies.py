@@ -25,6 +25,8 @@ SCRIPTS = {
     "minatar_mexp.py": ("MinAtar", "DQN"),
     "related/dueling_atari.py": ("Atari", "Dueling DQN"),
     "related/dueling_minatar.py": ("MinAtar", "Dueling DQN"),
+    "related/isdqn_atari.py": ("Atari", "iS-DQN"),
+    "related/isdqn_minatar.py": ("MinAtar", "iS-DQN"),
     "related/nature_dqn_atari.py": ("Atari", "Nature DQN"),
     "related/nature_dqn_minatar.py": ("MinAtar", "Nature DQN"),
     "related/softq_atari.py": ("Atari", "Soft DQN"),
@@ -65,6 +67,9 @@ OF_THE_AGENT = {
     "loss_q",
     "loss_pg",
     "Rollout",
+    "ChannelLayerNorm",
+    "online_heads",
+    "target_heads",
 }
 
 # Shared by all that are DQN or all that are IQN: what the last word of the agent's name says
@@ -75,6 +80,7 @@ NOT_IN_ALL = {"MeanExpansion", "Batch", "ReplayBuffer", "RolloutBuffer", "alloca
 
 # Shared by all others, but these agents have their own, the same in their scripts (of the same games)
 OWN_OF_THE_AGENT = {
+    "iS-DQN": {"check_args"},  # --target-network
     "Soft DQN": {"evaluate", "check_args"},  # columns of the policy
     "Online soft DQN": {"evaluate", "check_args", "log_training"},  # acts by the policy and has no epsilon
 }

@@ -54,6 +54,16 @@ SCRIPTS = {
     "minatar_softq_online": "related/softq_online_minatar.py --method q",
     "minatar_softq_pg": "related/softq_online_minatar.py --method pg",
 }
+for minatar, games in (("", "atari"), ("minatar_", "minatar")):
+    for name, flags in (
+        ("isdqn", ""),
+        ("isdqn1", " --num-iterations 1"),
+        ("targetfree", " --num-iterations 0"),
+        ("targetbased", " --num-iterations 1 --target-network"),
+        ("targetfree_noln", " --num-iterations 0 --no-layer-norm"),
+    ):
+        SCRIPTS[f"{minatar}{name}"] = f"related/isdqn_{games}.py{flags}"
+        SCRIPTS[f"{minatar}{name}_mexp"] = f"related/isdqn_{games}.py{flags} --mean-scaling-coefficient None"
 
 
 def benchmark(*flags, cwd, check=0, env=ENV):
@@ -149,7 +159,9 @@ def test_every_agent(tmp_path):
             assert f"{ROOT}/{SCRIPTS[agent]} --env-id" in line
             _, _, args = parse(line)
             assert args.exp_name == agent and getattr(args, "rdq_beta", 0) == (0.001 if "rdq" in agent else 0)
-            without_layer = agent in ("minatar_dqn", "nature", "minatar_nature") or "softq" in SCRIPTS[agent]
+            without_layer = agent in ("minatar_dqn", "nature", "minatar_nature") or any(
+                script in SCRIPTS[agent] for script in ("softq", "isdqn")
+            )
             if hasattr(args, "mean_scaling_coefficient"):
                 assert args.mean_scaling_coefficient == (0 if without_layer and "mexp" not in agent else None)
             assert getattr(args, "munchausen", 0) == (0.9 if "munchausen" in agent else 0)
@@ -199,11 +211,11 @@ def test_sweep_over_k(tmp_path):
     [
         ("nope", "SUITE 'nope' must be quick, minatar, atari5, ablation11, atari57 or lunarlander"),
         ("", "SUITE"),
-        ("quick --agents dqn", "--agents 'dqn': 'dqn' is none of minatar_dqn, minatar_dueling, minatar_mexp"),
+        ("quick --agents dqn", "--agents 'dqn': 'dqn' is none of minatar_d"),
         ("atari5 --agents dqn,minatar_dqn", "'minatar_dqn' is none of dqn, dqn_mexp, dueling, iqn, iqn_mexp"),
         (
             "minatar --agents minatar_rdq --k 1",
-            "minatar_softq, minatar_munchausen, which are those that --k takes",
+            "'minatar_rdq' is none of minatar_mexp, minatar_nature, minatar_softq, minatar_munchausen, ",
         ),
         ("lunarlander --games CartPole", "'CartPole' is none of LunarLander"),
         ("minatar --k 1,,2", "--k '1,,2' must be a list"),

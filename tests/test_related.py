@@ -17,9 +17,13 @@ MINATAR = (
     "--exploration-steps 600 --target-network-frequency 150 --eval-frequency 250 --eval-episodes 3 --eval-envs 2 "
     "--eval-epsilon 1 --checkpoint-frequency 200 --save-model"
 )
+# A shift every 5 updates, so that a resumed run that counted them anew would shift at other steps
+HEADS = "--mean-scaling-coefficient None --num-iterations 3 --eval-head random --target-network-frequency 40"
 VARIANTS = {  # flags that turn on what the default leaves out
     "dueling_atari": "--rdq-beta 0.001",
     "dueling_minatar": "--rdq-beta 0.001",
+    "isdqn_atari": HEADS,
+    "isdqn_minatar": HEADS,
     "nature_dqn_atari": "--mean-scaling-coefficient None",
     "nature_dqn_minatar": "--mean-scaling-coefficient None",
     "softq_atari": "--mean-scaling-coefficient None --munchausen 0.9 --entropy-form entropy --policy boltzmann",
@@ -39,8 +43,8 @@ def stem(name):
     return name.removeprefix("related/")
 
 
-# Runs of Atari take long: of two scripts they are among the slow tests
-LONG = ["related/nature_dqn_atari", "related/softq_atari"]
+# Runs of Atari take long: of three scripts they are among the slow tests
+LONG = ["related/nature_dqn_atari", "related/softq_atari", "related/isdqn_atari"]
 MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in RELATED]
 
 
@@ -119,6 +123,7 @@ def test_resuming_with_other_flags(finished):
         ("nature_dqn", "--rmsprop-alpha 1"),
         ("nature_dqn", "--mean-scaling-coefficient -1"),
         ("softq", "--munchausen -1"),
+        ("isdqn", "--num-iterations -1"),
     ],
 )
 @pytest.mark.parametrize("games", ["atari", "minatar"])

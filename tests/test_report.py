@@ -246,6 +246,26 @@ def test_names_of_soft_agents():
 
 
 @pytest.mark.parametrize(
+    "args,agent",
+    [
+        ({}, "iS-DQN K=9"),
+        ({"num_iterations": 4}, "iS-DQN K=4"),
+        ({"num_iterations": 1}, "iS-DQN K=1"),
+        ({"num_iterations": 0}, "Target-free DQN"),
+        ({"num_iterations": 0, "layer_norm": False}, "Target-free DQN without LayerNorm"),
+        ({"num_iterations": 1, "target_network": True}, "Target-based DQN"),
+    ],
+)
+def test_names_of_isdqn(args, agent):
+    """What counts is config.json, whatever name of benchmark.sh a run has."""
+    for name in ("isdqn", "isdqn1_mexp", "isdqn_minatar", "minatar_targetfree", "minatar_targetfree_noln_kn"):
+        assert report.agent_name({"exp_name": name, "mean_scaling_coefficient": 5.0} | args, 5) == f"IB-{agent}(n)"
+        if not name.endswith("_kn"):
+            assert report.agent_name({"exp_name": name} | args, 5) == agent
+    assert report.baseline_of(f"IB-{agent}(n)") == agent
+
+
+@pytest.mark.parametrize(
     "env_id,config,n",
     [
         ("ALE/Pong-v5", {"num_actions": 6, "args": {"full_action_space": True}}, 6),

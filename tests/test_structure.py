@@ -186,9 +186,21 @@ SOFT = {"Args", "soft_values", "log_policy", "policy_metrics", "update", "evalua
 ONLINE = {"Args", "QNetwork", "MeanExpansion", "log_pi_of", "draw_actions", "scale_gradient", "rollout_targets"}
 ONLINE |= {"loss_q", "loss_pg", "update", "Rollout", "RolloutBuffer", "Batch", "ReplayBuffer", "allocate", "evaluate"}
 ONLINE |= {"check_args", "log_training"}
+HEADS = {
+    "Args",
+    "QNetwork",
+    "ChannelLayerNorm",
+    "online_heads",
+    "target_heads",
+    "action_values",
+    "update",
+    "check_args",
+}
 BASES = {  # a related script: what it is a copy of, the definitions that are its algorithm, changed lines of the loop
     "dueling_atari": ("dqn_atari", {"Args", "QNetwork", "update"}, 0),
     "dueling_minatar": ("minatar_mexp", {"Args", "QNetwork", "update", "MeanExpansion"}, 0),
+    "isdqn_atari": ("dqn_atari_mexp", HEADS, 16),
+    "isdqn_minatar": ("minatar_mexp", HEADS, 16),
     "nature_dqn_atari": ("dqn_atari_mexp", {"Args", "RMSprop", "update"}, 0),
     "nature_dqn_minatar": ("minatar_mexp", {"Args", "RMSprop", "update"}, 0),
     "softq_atari": ("dqn_atari_mexp", SOFT, 4),

@@ -1,0 +1,477 @@
+"""Iterated shared Q-learning: network, loss and shift against loops and formulas, heads that act, whole runs."""
+
+import copy
+import csv
+
+import numpy as np
+import pytest
+import torch
+import torch.nn as nn
+import torch.nn.functional as F
+from conftest import load, run, run_folders
+from test_bad_input import refused
+from test_minatar import SHORT, make_batch
+from test_resume import new_folders, run_here, scalars
+from test_update import batch_with_all_kinds
+
+ATARI, MINATAR = "related/isdqn_atari", "related/isdqn_minatar"
+minatar = load(MINATAR)
+GAMMA, LR = 0.99, 1e-3
+
+
+@pytest.fixture(params=[ATARI, MINATAR])
+def script(request):
+    return load(request.param)
+
+
+def on_atari(script):
+    return hasattr(script, "AtariEnvs")
+
+
+def make_network(script, num_heads, k=0.0, layer_norm=True, num_actions=6):
+    """A network whose biases, scales and shifts are not those of its initialisation, at which some errors hide."""
+    torch.manual_seed(1)
+    channels = () if on_atari(script) else (4,)
+    network = script.QNetwork(*channels, num_actions, num_heads, layer_norm, k)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            nn.init.normal_(parameter, std=0.3)
+        elif parameter.ndim == 1:
+            nn.init.uniform_(parameter, 0.5, 1.5)
+    return network
+
+
+def batch_of(script, actions=6):
+    """16 transitions, some of them terminal."""
+    batch = batch_with_all_kinds(script) if on_atari(script) else script.Batch(*make_batch())
+    return batch._replace(actions=torch.arange(16) % actions)
+
+
+def adam(network):
+    return torch.optim.Adam(network.parameters(), lr=LR, eps=1e-4, fused=True)
+
+
+# NETWORK
+
+
+def layer_norm_by_hand(x, weight, bias):
+    """Of the last axis, one row after the other, in float64."""
+    rows = []
+    for row in x.reshape(-1, x.shape[-1]):
+        mean = row.sum() / len(row)
+        variance = ((row - mean) ** 2).sum() / len(row)
+        rows.append((row - mean) / (variance + 1e-6).sqrt() * weight + bias)
+    return torch.stack(rows).view_as(x)
+
+
+def test_layer_normalisation_is_over_the_channels_of_each_pixel(script):
+    torch.manual_seed(0)
+    layer = script.ChannelLayerNorm(5, eps=1e-6).double()
+    nn.init.uniform_(layer.weight, 0.5, 1.5)
+    nn.init.normal_(layer.bias)
+    x = 3 * torch.randn(2, 5, 3, 4).double() + 1
+    y = layer(x)
+    assert y.shape == x.shape
+    for b, i, j in np.ndindex(2, 3, 4):
+        by_hand = layer_norm_by_hand(x[b, :, i, j], layer.weight, layer.bias)
+        torch.testing.assert_close(y[b, :, i, j], by_hand, rtol=1e-12, atol=1e-12)
+
+
+def values_by_hand(script, weights, obs, num_heads, k):
+    """The values (B, H, n) in float64, from the weights and the paper's layers; SAME padding written out."""
+    x = obs.double() / 255 if on_atari(script) else obs.double().permute(0, 3, 1, 2)
+    names = [name.removesuffix(".weight") for name in weights if name.endswith("weight")]
+    for name in names[:-1]:
+        weight, bias = weights[f"{name}.weight"], weights[f"{name}.bias"]
+        if weight.ndim == 4 and on_atari(script):
+            stride = {8: 4, 4: 2, 3: 1}[weight.shape[-1]]
+            size = -(-x.shape[-1] // stride)  # what JAX calls SAME: the size divided by the stride, rounded up
+            padding = (size - 1) * stride + weight.shape[-1] - x.shape[-1]
+            before, after = padding // 2, padding - padding // 2
+            x = F.conv2d(F.pad(x, (before, after, before, after)), weight, bias, stride=stride)
+            assert x.shape[-1] == size
+        elif weight.ndim == 4:
+            x = F.conv2d(x, weight, bias)
+        elif weight.ndim == 2:
+            x = F.linear(x.flatten(1), weight, bias)
+        else:  # a layer normalisation
+            last = x.permute(0, 2, 3, 1) if x.ndim == 4 else x
+            normal = (last - last.mean(-1, keepdim=True)) / (last.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
+            last = normal * weight + bias
+            x = last.permute(0, 3, 1, 2) if x.ndim == 4 else last
+            x = x.relu()
+    z = F.linear(x, weights["output.weight"], weights["output.bias"]).view(len(x), num_heads, -1)
+    return z + k * z.mean(2, keepdim=True)
+
+
+@pytest.mark.parametrize("num_heads,k", [(1, 0.0), (10, 6.0)])
+def test_values_are_the_formulas(script, num_heads, k):
+    network = make_network(script, num_heads, k)
+    weights = {name: weight.double() for name, weight in network.state_dict().items()}
+    obs = batch_of(script).obs
+    q = network(obs)
+    assert q.shape == (16, num_heads, 6) and q.dtype == torch.float32
+    by_hand = values_by_hand(script, weights, obs, num_heads, k)
+    torch.testing.assert_close(q.double(), by_hand, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_is_same():
+    """The third convolution has stride 1, where PyTorch has SAME itself; all sizes are those of the paper."""
+    convolutions = [layer for layer in make_network(load(ATARI), 1).network if isinstance(layer, nn.Conv2d)]
+    x = torch.randn(2, 64, 11, 11)
+    theirs = F.conv2d(x, convolutions[2].weight, convolutions[2].bias, padding="same")
+    torch.testing.assert_close(convolutions[2](x), theirs)
+    sizes, x = [], torch.zeros(1, 4, 84, 84)
+    for layer in make_network(load(ATARI), 1).network:
+        x = layer(x)
+        if isinstance(layer, (nn.Conv2d, nn.Flatten)):
+            sizes.append(tuple(x.shape[1:]))
+    assert sizes == [(32, 21, 21), (64, 11, 11), (64, 11, 11), (7744,)]
+
+
+def test_without_layer_normalisation(script):
+    names = {name for name, _ in make_network(script, 3, layer_norm=False).named_parameters()}
+    with_it = {name for name, _ in make_network(script, 3).named_parameters()}
+    layers = 4 if on_atari(script) else 2
+    assert names < with_it and len(with_it - names) == 2 * layers
+
+
+def test_initialisation(script):
+    """Xavier uniform, of the last layer over the whole matrix; biases 0; head 0 is no copy of head 1."""
+    torch.manual_seed(0)
+    channels = () if on_atari(script) else (4,)
+    network = script.QNetwork(*channels, 6, 10, True, 0.0)
+    for layer in network.modules():
+        if isinstance(layer, (nn.Conv2d, nn.Linear)):
+            fan_in, fan_out = layer.weight[0].numel(), layer.weight[:, 0].numel()
+            limit = (6 / (fan_in + fan_out)) ** 0.5
+            assert 0.95 * limit < layer.weight.abs().max() <= limit and not layer.bias.any()
+    heads = network.output.weight.view(10, 6, -1)
+    assert network.output.out_features == 60 and not torch.equal(heads[0], heads[1])
+
+
+def test_memory(script):
+    """Ten heads have fewer parameters than a network and its target network."""
+    sizes = [sum(parameter.numel() for parameter in make_network(script, heads).parameters()) for heads in (1, 2, 10)]
+    assert sizes[0] < sizes[1] < sizes[2] < 2 * sizes[0]
+    assert sizes[2] - sizes[0] == 9 * 6 * ((512 if on_atari(script) else 128) + 1)
+
+
+@pytest.mark.parametrize("k", [0.0, 6.0])
+def test_folded_state_dict(script, k):
+    """The same values at k = 0, in every head."""
+    network, plain = make_network(script, 4, k), make_network(script, 4, 0.0)
+    plain.load_state_dict(network.folded_state_dict())
+    obs = batch_of(script).obs
+    torch.testing.assert_close(plain(obs), network(obs), rtol=1e-4, atol=1e-4)
+
+
+# HEADS THAT ACT
+
+
+def test_which_heads_act(script):
+    q = torch.randn(3, 10, 6)
+    assert torch.equal(script.online_heads(q), q[:, [1, 2, 3, 4, 5, 6, 7, 8, 9]])
+    assert torch.equal(script.target_heads(q), q[:, [0, 1, 2, 3, 4, 5, 6, 7, 8]])
+    assert torch.equal(script.online_heads(q[:, :1]), q[:, :1]) and torch.equal(script.target_heads(q[:, :1]), q[:, :1])
+    network = make_network(script, 4)
+    obs = batch_of(script).obs[:5]
+    with torch.no_grad():
+        values = network(obs)
+    torch.testing.assert_close(
+        script.action_values(network, "mean", obs), (values[:, 1] + values[:, 2] + values[:, 3]) / 3
+    )
+
+
+def test_the_random_head_is_uniform():
+    """Each of the online heads is drawn a third of the time, for each row by itself, and never the target's."""
+    network = make_network(minatar, 4)
+    obs = torch.zeros(3000, 10, 10, 4, dtype=torch.bool)
+    with torch.no_grad():
+        values = network(obs[:1])[0]
+    drawn = minatar.action_values(network, "random", obs)
+    which = (drawn[:, None] - values[None]).abs().amax(2).argmin(1)
+    torch.testing.assert_close(drawn, values[which])
+    counts = torch.bincount(which, minlength=4)
+    assert counts[0] == 0 and (counts[1:] > 900).all()  # 1,000 expected, the standard deviation is 26
+
+
+# UPDATE
+
+
+def loss_by_hand(script, network, target, batch, num_heads, shared):
+    """Loops over heads and batch: the loss, the loss of every head and the TD errors."""
+    q, next_q = network(batch.obs), target(batch.next_obs).detach()
+    first = 1 if shared else 0  # the head that learns first
+    td_errors, head_losses = torch.zeros(16, num_heads - first).double(), []
+    for head in range(first, num_heads):
+        head_loss = 0.0
+        for b in range(16):
+            value = max(next_q[b, head - first].tolist())
+            y = batch.rewards[b].item()
+            if batch.terminated[b] == 0:
+                y += GAMMA * value
+            error = y - q[b, head, batch.actions[b]]
+            td_errors[b, head - first] = error.detach()
+            head_loss = head_loss + error**2 / 16
+        head_losses.append(head_loss)
+    return sum(head_losses), torch.stack(head_losses).detach(), td_errors
+
+
+@pytest.mark.parametrize("k", [0.0, 6.0])
+@pytest.mark.parametrize("variant", ["K=9", "K=1", "K=0", "target network"])
+def test_update_against_loops(variant, k):
+    """Loss, gradients and one step of plain Adam in float64."""
+    num_heads = {"K=9": 10, "K=1": 2, "K=0": 1, "target network": 1}[variant]
+    network = make_network(minatar, num_heads, k).double()
+    by_hand = copy.deepcopy(network)
+    target, target_by_hand = network, by_hand
+    if variant == "target network":
+        target = make_network(minatar, num_heads, k).double().requires_grad_(False)
+        target.output.weight.data += 0.1
+        target_by_hand = target
+    batch = batch_of(minatar)
+    batch = batch._replace(rewards=batch.rewards.double(), terminated=batch.terminated.double())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.Tensor, "float", torch.Tensor.double)  # what the network makes of its observations
+        args = minatar.Args(gamma=GAMMA)
+        loss, mean_q, td_errors, head_losses, distances = minatar.update(network, target, adam(network), args, batch)
+        loss_, head_losses_, td_errors_ = loss_by_hand(
+            minatar, by_hand, target_by_hand, batch, num_heads, shared=num_heads > 1
+        )
+        q = by_hand(batch.obs).detach()
+    optimizer = torch.optim.Adam(by_hand.parameters(), lr=LR, eps=1e-4)
+    loss_.backward()
+    optimizer.step()
+    for ours, theirs in ((loss, loss_.detach()), (head_losses, head_losses_), (td_errors, td_errors_)):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    for (name, ours), theirs in zip(network.named_parameters(), by_hand.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-9, atol=1e-12, msg=name)
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12, msg=name)
+    apart = [(q[:, head] - q[:, head - 1]).abs().mean().item() for head in range(1, num_heads)]
+    assert distances.tolist() == pytest.approx(apart, rel=1e-12) and len(distances) == num_heads - 1
+    online = q[:, 1:] if num_heads > 1 else q
+    chosen = online[torch.arange(16), :, batch.actions]
+    assert mean_q.item() == pytest.approx(chosen.mean().item(), rel=1e-12)
+
+
+def test_update_of_atari_is_that_of_minatar():
+    """Loss and heads' losses of the convolutional network by the same loops, in float32."""
+    script = load(ATARI)
+    network = make_network(script, 4, 6.0)
+    batch = batch_of(script)
+    expected, head_losses, _ = loss_by_hand(script, copy.deepcopy(network), network, batch, 4, shared=True)
+    loss, _, _, ours, _ = script.update(network, network, adam(network), script.Args(gamma=GAMMA), batch)
+    torch.testing.assert_close(loss, expected.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, head_losses, rtol=1e-4, atol=1e-5)
+
+
+def test_head_0_moves_in_shifts_only(script):
+    """Momentum is no exception: over updates before, between and after two shifts."""
+    network = make_network(script, 4, 6.0)
+    optimizer, args, batch = adam(network), script.Args(), batch_of(script)
+
+    def heads():
+        return network.output.weight.detach().clone().view(4, 6, -1), network.output.bias.detach().clone().view(4, 6)
+
+    for _ in range(3):
+        before = heads()
+        for _ in range(4):
+            script.update(network, network, optimizer, args, batch)
+            assert not network.output.weight.grad.view(4, 6, -1)[0].any()
+        after = heads()
+        for old, new in zip(before, after, strict=True):
+            assert torch.equal(old[0], new[0])
+            assert all(not torch.equal(old[head], new[head]) for head in (1, 2, 3))
+        network.shift()
+        for old, new in zip(after, heads(), strict=True):
+            assert torch.equal(new[0], old[1]) and not torch.equal(new[0], old[0])
+
+
+def test_no_gradient_through_targets():
+    """K = 0: the gradient is that of a network whose targets are constants, not that of the squared Bellman error."""
+    network = make_network(minatar, 1)
+    batch = batch_of(minatar)
+    constants = batch.rewards + GAMMA * (1 - batch.terminated) * network(batch.next_obs)[:, 0].amax(1).detach()
+    chosen = network(batch.obs)[torch.arange(16), 0, batch.actions]
+    semi = torch.autograd.grad((constants - chosen).square().mean(), list(network.parameters()))
+    chosen = network(batch.obs)[torch.arange(16), 0, batch.actions]
+    full = batch.rewards + GAMMA * (1 - batch.terminated) * network(batch.next_obs)[:, 0].amax(1)
+    residual = torch.autograd.grad((full - chosen).square().mean(), list(network.parameters()))
+    minatar.update(network, network, adam(network), minatar.Args(gamma=GAMMA), batch)
+    for parameter, expected, other in zip(network.parameters(), semi, residual, strict=True):
+        torch.testing.assert_close(parameter.grad, expected, rtol=1e-4, atol=1e-5)
+        assert not torch.allclose(parameter.grad, other, rtol=1e-2, atol=1e-3)
+
+
+# SHIFT
+
+
+def test_shift_of_a_matrix_by_hand():
+    """Heads of two actions; each takes over the next one's rows, the last keeps its own; the storage stays."""
+    network = minatar.QNetwork(4, 2, 3, True, 0.0)
+    rows = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]])
+    network.output.weight.data[:] = rows
+    network.output.bias.data[:] = 10 * rows[:, 0]
+    storages = [parameter.data_ptr() for parameter in network.parameters()]
+    others = {name: weight.clone() for name, weight in network.state_dict().items() if "output" not in name}
+    network.shift()
+    assert network.output.weight[:, 0].tolist() == [3, 4, 5, 6, 5, 6]
+    assert network.output.bias.tolist() == [30, 40, 50, 60, 50, 60]
+    network.shift()
+    assert network.output.weight[:, 7].tolist() == [5, 6, 5, 6, 5, 6]
+    assert storages == [parameter.data_ptr() for parameter in network.parameters()]
+    assert network.output.weight.requires_grad
+    assert all(torch.equal(network.state_dict()[name], weight) for name, weight in others.items())
+
+
+def test_shift_leaves_adams_moments(script):
+    network = make_network(script, 4)
+    optimizer = adam(network)
+    script.update(network, network, optimizer, script.Args(), batch_of(script))
+    before = copy.deepcopy(optimizer.state_dict()["state"])
+    network.shift()
+    after = optimizer.state_dict()["state"]
+    assert len(after) == len(list(network.parameters()))
+    for index, moments in before.items():
+        assert all(torch.equal(moments[name], after[index][name]) for name in ("step", "exp_avg", "exp_avg_sq"))
+
+
+@pytest.mark.parametrize("k", [1.0, 6.0])
+def test_the_layer_commutes_with_the_shift(k):
+    """To fold the layer away and then shift gives the same values as to shift under the layer."""
+    network, folded = make_network(minatar, 5, k).double(), make_network(minatar, 5, 0.0).double()
+    folded.load_state_dict(network.folded_state_dict())
+    network.shift()
+    folded.shift()
+    features = torch.randn(9, 128).double()
+    values = [each.mean_expansion(each.output(features).unflatten(1, (5, -1))) for each in (network, folded)]
+    torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
+
+
+def test_one_iteration_after_a_shift_is_a_frozen_last_layer(script):
+    """K = 1: until the next shift the targets are those of a copy of the last layer, kept by hand, on the features as
+    they are now."""
+    network = make_network(script, 2, 6.0)
+    optimizer, args, batch = adam(network), script.Args(gamma=GAMMA), batch_of(script)
+    script.update(network, network, optimizer, args, batch)
+    network.shift()
+    frozen = copy.deepcopy(network.output)
+    for _ in range(3):
+        with torch.no_grad():
+            obs, next_obs = batch.obs, batch.next_obs
+            planes = [
+                x.float() / 255 if on_atari(script) else x.permute(0, 3, 1, 2).float().contiguous()
+                for x in (obs, next_obs)
+            ]
+            # right after the shift both heads of the frozen layer are what head 1 was
+            next_q = network.mean_expansion(frozen(network.network(planes[1]))[:, -6:])
+            targets = batch.rewards + GAMMA * (1 - batch.terminated) * next_q.amax(1)
+            q = network.mean_expansion(network.output(network.network(planes[0]))[:, -6:])
+            expected = targets - q.gather(1, batch.actions[:, None]).squeeze(1)
+        _, _, td_errors, _, _ = script.update(network, network, optimizer, args, batch)
+        torch.testing.assert_close(td_errors[:, 0], expected, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(frozen.weight[-6:], network.output.weight[-6:]), "the online head has learned"
+
+
+# WHOLE RUNS
+
+
+def final_heads(folder, num_heads):
+    weight = torch.load(folder / "model.pt", weights_only=True)["output.weight"]
+    return weight.view(num_heads, -1, weight.shape[1])
+
+
+@pytest.mark.parametrize("num_envs,total_before,total_after", [(1, 459, 460), (3, 459, 460), (16, 432, 448)])
+def test_the_shift_counts_updates(num_envs, total_before, total_after, tmp_path):
+    """Learning starts at step 64 with an update every 4, the period is 100 updates: head 0 is as it was made until the
+    100th update, whatever the number of environments."""
+    torch.manual_seed(1)
+    made = minatar.QNetwork(4, 3, 3, True, 0.0).output.weight.view(3, 3, -1)
+    flags = f"{SHORT} --train-frequency 4 --target-network-frequency 400 --num-iterations 2 --eval-frequency 0"
+    for total, shifted in ((total_before, False), (total_after, True)):
+        cwd = tmp_path / str(total)
+        cwd.mkdir()
+        run_here(MINATAR, flags, f"--num-envs {num_envs} --total-timesteps {total} --save-model", cwd=cwd)
+        heads = final_heads(run_folders(cwd)[0], 3)
+        assert torch.equal(heads[0], made[0]) is not shifted
+        assert not torch.equal(heads[1], made[1])
+
+
+def test_the_target_network_of_a_run(tmp_path):
+    """It is copied in the place of the shift; of the checkpoint at step 460, right after the 100th update, it is the
+    network itself, and of that at step 456 the network as it was made."""
+    torch.manual_seed(1)
+    made = minatar.QNetwork(4, 3, 1, True, 0.0).state_dict()
+    flags = f"{SHORT} --train-frequency 4 --target-network-frequency 400 --num-iterations 1 --target-network"
+    flags += " --eval-frequency 0 --total-timesteps 900"
+    for frequency, copied in ((456, False), (460, True)):
+        cwd = tmp_path / str(frequency)
+        cwd.mkdir()
+        run_here(MINATAR, flags, f"--checkpoint-frequency {frequency}", cwd=cwd, stop_at=470)
+        checkpoint = torch.load(run_folders(cwd)[0] / "checkpoint.pt", weights_only=True)["stateful"]
+        for name, weight in checkpoint["target_network"].items():
+            assert torch.equal(weight, checkpoint["q_network"][name] if copied else made[name])
+
+
+def test_what_is_logged(tmp_path):
+    """Every online head's loss, whose sum is the loss; how far consecutive heads are apart; the networks' sizes."""
+    counts = {"--num-iterations 3": 3, "--num-iterations 0": 1, "--num-iterations 1 --target-network": 1}
+    sizes = {}
+    for i, (flags, online) in enumerate(counts.items()):
+        cwd = tmp_path / str(i)
+        cwd.mkdir()
+        run_here(MINATAR, f"{SHORT} --eval-frequency 0 --total-timesteps 2000", flags, cwd=cwd)
+        logged = scalars(run_folders(cwd)[0])
+        at = {step: {tag: value for tag, s, value in logged if s == step} for step in (0, 1000, 2000)}
+        for step in (1000, 2000):
+            losses = [value for tag, value in at[step].items() if tag.startswith("heads/loss_")]
+            distances = [value for tag, value in at[step].items() if tag.startswith("heads/distance_")]
+            assert len(losses) == online and len(distances) == (3 if online == 3 else 0)
+            assert sum(losses) == pytest.approx(at[step]["losses/td_loss"], rel=1e-5) and min([1, *distances]) > 0
+        sizes[flags] = at[0]["charts/parameters"]
+        assert at[0]["charts/parameter_bytes"] == 4 * sizes[flags]
+    one_head = sum(parameter.numel() for parameter in minatar.QNetwork(4, 3, 1, True, 0.0).parameters())
+    assert list(sizes.values()) == [one_head + 3 * 3 * 129, one_head, 2 * one_head]
+
+
+def test_evaluation_heads(tmp_path):
+    """The mean of the online heads by default; the authors' draw gives other values."""
+    folders = new_folders(tmp_path, "mean", "random")
+    for folder, flags in zip(folders, ("", "--eval-head random"), strict=True):
+        run_here(MINATAR, f"{SHORT} --eval-frequency 300 --total-timesteps 300 --num-iterations 3", flags, cwd=folder)
+    rows = [list(csv.DictReader(open(run_folders(folder)[0] / "eval.csv")))[0] for folder in folders]
+    assert rows[0]["score_mean"] == rows[1]["score_mean"]  # of random actions
+    assert rows[0]["mean_q"] != rows[1]["mean_q"]
+
+
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        ("--num-iterations 1001", "--num-iterations 1001 must be at least 0 and at most 1000"),
+        ("--target-network", "--target-network learns one Bellman update, not 9: add --num-iterations 1"),
+        ("--target-network --num-iterations 0", "not 0: add --num-iterations 1"),
+        ("--mean-scaling-coefficient -1", "--mean-scaling-coefficient -1.0 must be"),
+        ("--target-network-frequency 0", "--target-network-frequency 0 must be at least 1"),
+    ],
+)
+def test_bad_flags(script, flags, words, tmp_path):
+    name = ATARI if on_atari(script) else MINATAR
+    assert words in refused(name, "--buffer-size 400 --learning-starts 64", flags, cwd=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_iterations", [0, 1, 9])
+def test_learns_breakout(num_iterations, tmp_path):
+    """It beats the random policy's mean score by a factor of three."""
+    envs, rng, scores = minatar.MinAtarEnvs("Breakout", 10), np.random.default_rng(0), []
+    envs.reset(np.arange(10))
+    for _ in range(1000):
+        *_, done, info = envs.step(rng.integers(3, size=10))
+        scores += info["score"][done].tolist()
+    flags = "--env-id Breakout --total-timesteps 60000 --eval-frequency 60000 --exploration-steps 30000"
+    run(MINATAR, flags, f"--buffer-size 60000 --num-iterations {num_iterations}", cwd=tmp_path)
+    with open(run_folders(tmp_path)[0] / "eval.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    print(f"K = {num_iterations}: {row['score_mean']}, random {np.mean(scores)}")  # shown when the test fails
+    assert float(row["score_mean"]) > 3 * np.mean(scores)
