@@ -53,6 +53,7 @@ class Args:
     interval: Literal["bootstrap", "minmax"] = "bootstrap"  # bands of a game: 95% intervals of the mean, or all seeds
     reps: int = 2_000  # bootstrap resamples
     seed: int = 1  # of the bootstrap
+    relative_to: str = "DQN"  # the agent by whose mean the scores of games without a human score are divided
 
 
 # CONSTANTS
@@ -158,8 +159,8 @@ SWEEP_COLOURS = LinearSegmentedColormap.from_list("sweep", ["#E8CC00", "#8FB000"
 METRICS = ["score_mean", "overestimation", "action_gap"]  # what is used of eval.csv, besides the step
 NORMS = ["q_norm", "z_norm"]  # the same, but older runs do not have them
 AGGREGATES = ["mean", "median", "IQM", "optimality gap"]
-RELATIVE_TO = "DQN"  # by its scores those of games without a human score are divided
 MEASURES = {"final_score": "final score", "auc": "area under the curve"}  # of sweeps over k and relative scores
+RELATIVE_MEASURES = MEASURES | {"overestimation": "final overestimation"}
 
 # Arguments in which the runs of one agent may differ without a note
 MAY_DIFFER = {
@@ -612,51 +613,60 @@ def relative_aggregates(scores: np.ndarray, baseline_scores: np.ndarray) -> np.n
 
 
 def relative_table(study: Study, args: Args) -> tuple[pd.DataFrame, list[str]]:
-    """The aggregates over games without a human score, relative to RELATIVE_TO, and notes on what is left out: for each
-    agent and each of MEASURES a row, none if there are not two games or no agent to compare. The games are those of the
-    baseline; both its runs and the agent's are resampled for the intervals."""
+    """The aggregates over games without a human score, relative to `--relative-to`, and notes on what is left out: for
+    each agent and each of RELATIVE_MEASURES a row, none if there are not two games or no agent to compare. The games
+    are those of the baseline; both its runs and the agent's are resampled for the intervals. Overestimation is left out
+    if it is not above 0 in every run of the baseline."""
     notes = []
-    games = [game for game in study.games if game not in HUMAN and (game, RELATIVE_TO) in study.curves]
+    baseline = args.relative_to
+    games = [game for game in study.games if game not in HUMAN and (game, baseline) in study.curves]
     if len(games) < 2:
         return pd.DataFrame(), notes
     measured = {}  # (game, agent): (runs, measures)
     for game, agent in study.curves:
         curve = study.curves[game, agent]["score_mean"]
-        measured[game, agent] = np.stack([curve[:, -1], curve.mean(1)], axis=1)
+        overestimation = study.curves[game, agent]["overestimation"][:, -1]
+        measured[game, agent] = np.stack([curve[:, -1], curve.mean(1), overestimation], axis=1)
 
     # Resampled, runs of which one scored 0 or less could have a mean of 0 or less, by which nothing can be divided
-    positive = [game for game in games if (measured[game, RELATIVE_TO] > 0).all()]
+    positive = [game for game in games if (measured[game, baseline][:, :2] > 0).all()]
     for game in games:
         if game not in positive:
-            scored = f"a run of {RELATIVE_TO} scored 0 or less there"
-            notes.append(f"{game} is left out of the scores relative to {RELATIVE_TO}: {scored}.")
+            scored = f"a run of {baseline} scored 0 or less there"
+            notes.append(f"{game} is left out of the scores relative to {baseline}: {scored}.")
     if len(positive) < 2:
         return pd.DataFrame(), notes
+    measures = list(RELATIVE_MEASURES)
+    if any((measured[game, baseline][:, 2] <= 0).any() for game in positive):
+        measures.remove("overestimation")
     scores = {}
     for agent in study.agents:
         missing = [game for game in positive if (game, agent) not in measured]
         if missing:
             names = ", ".join(missing)
-            notes.append(f"{agent} is left out of the scores relative to {RELATIVE_TO}: it has no runs of {names}.")
+            notes.append(f"{agent} is left out of the scores relative to {baseline}: it has no runs of {names}.")
         else:
             counts = [len(measured[game, agent]) for game in positive]
             runs = min(counts)
             if max(counts) > runs:
                 used = f"use {runs} runs a game of {agent}, as many as every game has"
-                notes.append(f"Scores relative to {RELATIVE_TO} {used}.")
-            scores[agent] = np.stack([measured[game, agent][:runs] for game in positive], axis=1)
+                notes.append(f"Scores relative to {baseline} {used}.")
+            columns = [measured[game, agent][:runs, : len(measures)] for game in positive]
+            scores[agent] = np.stack(columns, axis=1)
     if len(scores) < 2:
         return pd.DataFrame(), notes
+    if "overestimation" not in measures:
+        notes.append(f"No overestimation relative to {baseline}: in one of its runs it is not above 0.")
 
-    baseline_scores = scores[RELATIVE_TO]  # (runs, games, measures)
+    baseline_scores = scores[baseline]  # (runs, games, measures)
     pairs = {agent: (of_agent, baseline_scores) for agent, of_agent in scores.items()}
     points, intervals = estimates(pairs, relative_aggregates, args)
     rows = []
-    for agent, (i, measure) in product(scores, enumerate(MEASURES)):
+    for agent, (i, measure) in product(scores, enumerate(measures)):
         row = {
             "agent": agent,
             "measure": measure,
-            "baseline": RELATIVE_TO,
+            "baseline": baseline,
             "games": len(positive),
             "runs": len(scores[agent]),
             "baseline_runs": len(baseline_scores),
@@ -853,8 +863,9 @@ def draw_aggregates(study: Study, result: Aggregates, out: Path) -> None:
 def draw_relative(study: Study, table: pd.DataFrame, out: Path) -> None:
     """The rows of `relative_table`: a row of panels a measure, a bar an agent, the first on top."""
     agents = list(table["agent"].unique())
-    size = (10, 1.6 + 2 * 0.3 * len(agents))
-    figure, axes = plt.subplots(2, 3, figsize=size, sharey=True, sharex="row", layout="constrained")
+    measures = table["measure"].nunique()
+    size = (10, 0.8 + measures * (0.4 + 0.3 * len(agents)))
+    figure, axes = plt.subplots(measures, 3, figsize=size, sharey=True, sharex="row", layout="constrained")
     for (measure, rows), axes_of_row in zip(table.groupby("measure", sort=False), axes, strict=True):
         for name, axis in zip(AGGREGATES[:3], axes_of_row, strict=True):
             axis.use_sticky_edges = False
@@ -866,9 +877,9 @@ def draw_relative(study: Study, table: pd.DataFrame, out: Path) -> None:
             axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
             axis.set_yticks(range(len(agents)), agents)
             axis.grid(axis="x", alpha=0.3)
-            axis.set_title(f"{MEASURES[measure]}, {name}", fontsize=10)
+            axis.set_title(f"{RELATIVE_MEASURES[measure]}, {name}", fontsize=10)
     axes[0, 0].invert_yaxis()
-    figure.supxlabel(f"score divided by the mean of {RELATIVE_TO} in the game", fontsize=10)
+    figure.supxlabel(f"divided by the mean of {table['baseline'].iloc[0]} in the game", fontsize=10)
     save(figure, out, "relative")
 
 
@@ -1051,18 +1062,19 @@ def report_relative(study: Study, out: Path, args: Args) -> tuple[list[str], lis
         return [], notes
     draw_relative(study, table, out)
     table.to_csv(out / "relative.csv", index=False)
+    baseline = args.relative_to
     games = table["games"].iloc[0]
     runs = ", ".join(f"{row['runs']} of {row['agent']}" for row in table.drop_duplicates("agent").to_dict("records"))
     lines = [
-        f"## Relative to {RELATIVE_TO}",
+        f"## Relative to {baseline}",
         "",
-        f"Scores divided by the mean of {RELATIVE_TO} in the game, over {games} games without a human score;",
+        f"Divided by the mean of {baseline} in the game, over {games} games without a human score;",
         f"runs a game: {runs}.",
     ]
     if table["mean low"].notna().any():
         lines += [
             f"In brackets 95% stratified bootstrap intervals ({args.reps:,} resamples) over the runs of the agent and",
-            f"those of {RELATIVE_TO}. The row of {RELATIVE_TO} compares its runs with another draw of the same runs:",
+            f"those of {baseline}. The row of {baseline} compares its runs with another draw of the same runs:",
             "so far from 1 an agent may come that is no different.",
         ]
     else:
@@ -1070,9 +1082,9 @@ def report_relative(study: Study, out: Path, args: Args) -> tuple[list[str], lis
     rows = []
     for row in table.to_dict("records"):
         cells = [cell(row[name], row[f"{name} low"], row[f"{name} high"]) for name in AGGREGATES[:3]]
-        rows.append([row["agent"], MEASURES[row["measure"]], *cells])
+        rows.append([row["agent"], RELATIVE_MEASURES[row["measure"]], *cells])
     lines += ["", markdown(["agent", "of", *AGGREGATES[:3]], rows)]
-    lines += [f"![Scores relative to {RELATIVE_TO} with intervals](relative.png)", ""]
+    lines += [f"![Scores relative to {baseline} with intervals](relative.png)", ""]
     return lines, notes
 
 
@@ -1193,6 +1205,8 @@ def main() -> None:
         for note in notes:
             print("warning:", note, file=sys.stderr)
         fail(f"{args.runs} holds no run with an evaluation; a run makes its eval.csv at its first evaluation phase")
+    if args.relative_to not in ("DQN", *study.agents):
+        fail(f"--relative-to {args.relative_to!r} is none of the agents: {', '.join(study.agents)}")
     try:
         out.mkdir(parents=True, exist_ok=True)
         (out / "README.md").touch()

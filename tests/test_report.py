@@ -772,6 +772,8 @@ def test_relative_aggregates_by_hand(tmp_path, make_report):
         ("DQN", "final_score"): (1, 1, 0.85),
         ("DQN", "auc"): (1, 1, 0.85),
     }
+    for agent in ("IB-DQN(n)", "Dueling DQN", "DQN"):  # in these runs a tenth of the score
+        expected[agent, "overestimation"] = expected[agent, "final_score"]
     assert set(rows) == set(expected)
     for key, values in expected.items():
         assert [float(rows[key][name]) for name in ("mean", "median", "IQM")] == pytest.approx(values)
@@ -789,7 +791,7 @@ def test_relative_aggregates_by_hand(tmp_path, make_report):
     assert_drawn(tmp_path, "relative")
 
     agents = ["DQN", "IB-DQN(n)", "Dueling DQN"]
-    names = product(("final_score", "auc"), ("mean", "median", "IQM"))
+    names = product(("final_score", "auc", "overestimation"), ("mean", "median", "IQM"))
     for axis, (measure, name) in zip(result.figures["relative"].axes, names, strict=True):
         *marks, one = axis.lines
         assert set(one.get_xdata()) == {1} and axis.yaxis_inverted(), "the first is on top"
@@ -811,21 +813,46 @@ def test_relative_intervals_against_rliable(tmp_path, make_report):
     samples = {}
     for agent, name in (("DQN", "minatar_dqn"), ("IB-DQN(n)", "minatar_mexp"), ("Dueling DQN", "minatar_dueling")):
         final = np.array([scores[name] for scores in RELATIVE.values()]).T  # (runs, games)
-        samples[agent] = np.stack([final, final / 2 if agent == "DQN" else final], axis=2)
+        samples[agent] = np.stack([final, final / 2 if agent == "DQN" else final, final / 10], axis=2)
 
     def statistics(x, y):
         ratios = x / y.mean(0)
         functions = (metrics.aggregate_mean, metrics.aggregate_median, metrics.aggregate_iqm)
-        return np.array([function(ratios[..., i]) for function in functions for i in (0, 1)])
+        return np.array([function(ratios[..., i]) for function in functions for i in (0, 1, 2)])
 
     np.random.seed(1)
     _, expected = library.get_interval_estimates(
         {agent: [sample, samples["DQN"]] for agent, sample in samples.items()}, statistics, reps=200
     )
     for (agent, measure), row in relative(tmp_path).items():
-        ends = expected[agent].reshape(2, 3, 2)[:, :, ("final_score", "auc").index(measure)]
+        ends = expected[agent].reshape(2, 3, 3)[:, :, ("final_score", "auc", "overestimation").index(measure)]
         for j, name in enumerate(("mean", "median", "IQM")):
             assert [float(row[f"{name} low"]), float(row[f"{name} high"])] == pytest.approx(ends[:, j])
+
+
+def test_relative_to_another_agent(tmp_path, make_report):
+    """Its own rows are 1; DQN's are the inverse of the other's; an agent that there is not is refused."""
+    make_relative(tmp_path)
+    make_report(tmp_path, "--relative-to", "Dueling DQN")
+    rows = relative(tmp_path)
+    assert {row["baseline"] for row in rows.values()} == {"Dueling DQN"}
+    assert float(rows["Dueling DQN", "auc"]["mean"]) == 1 and float(rows["DQN", "auc"]["mean"]) == 0.5
+    assert "## Relative to Dueling DQN" in readme(tmp_path)
+    line = make_report(tmp_path, "--relative-to", "RDQ", check=False).stderr.splitlines()[-1]
+    assert line == "error: --relative-to 'RDQ' is none of the agents: DQN, IB-DQN(n), Dueling DQN"
+
+
+def test_no_relative_overestimation(tmp_path, make_report):
+    """Where a run of the baseline underestimates, there is nothing to divide by."""
+    make_relative(tmp_path)
+    make_report(tmp_path)
+    before = relative(tmp_path)
+    (eval_csv,) = tmp_path.glob("MinAtar/Breakout-v1__minatar_dqn__2__*/eval.csv")
+    eval_csv.write_text(eval_csv.read_text().replace(",1.5,", ",-1.5,"))
+    assert "No overestimation relative to DQN: in one of its runs" in make_report(tmp_path).stderr
+    after = relative(tmp_path)
+    assert set(before) - set(after) == {(agent, "overestimation") for agent in ("DQN", "IB-DQN(n)", "Dueling DQN")}
+    assert all(row["mean"] == before[key]["mean"] for key, row in after.items())
 
 
 def test_relative_to_a_baseline_without_positive_scores(tmp_path, make_report):
