@@ -165,7 +165,8 @@ class QNetwork(nn.Module):
 
 
 def linear_schedule(start_e: float, end_e: float, duration: int, t: int) -> float:
-    """Epsilon at agent step `t`: linear from `start_e` to `end_e` over `duration` steps, then constant."""
+    """What falls on a schedule, such as epsilon, at agent step `t`: linear from `start_e` to `end_e` over `duration`
+    steps, then constant."""
     return start_e + (end_e - start_e) * min(t / duration, 1.0)
 
 
@@ -488,9 +489,14 @@ class BestNetwork:
             self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
 
     def save(self, path: Path) -> None:
-        """Write the weights, whole or not at all."""
-        torch.save(self.weights, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        """Write the weights, whole or not at all. If that fails, as on a full disk, a warning is printed."""
+        unfinished = path.with_suffix(".tmp")
+        try:
+            torch.save(self.weights, unfinished)
+            unfinished.replace(path)
+        except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
+            unfinished.unlink(missing_ok=True)
+            tqdm.write(f"warning: {path} was not written: {error!r}")
 
     def state_dict(self) -> dict:
         return {"step": self.step, "score": self.score, "weights": self.weights}

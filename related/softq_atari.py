@@ -89,7 +89,7 @@ class Args:
     mean_scaling_coefficient: Optional[float] = 0.0  # k of the layer; the number of actions if None; 0 is without it
     temperature: float = 0.03  # tau, in units of reward (Vieillard et al. 2020); 0 is plain DQN
     entropy_form: Literal["entropy", "kl"] = "kl"  # the bonus of a step: tau H(pi), or -tau KL(pi, uniform), at most 0
-    policy: Literal["epsilon", "boltzmann"] = "epsilon"  # training acts epsilon-greedily, or draws from pi
+    policy: Literal["epsilon", "boltzmann"] = "epsilon"  # training acts epsilon-greedily, or by pi (no epsilon)
     munchausen: float = 0.0  # alpha; 0.9 with the entropy form is Munchausen-DQN (Vieillard et al. 2020)
     buffer_size: int = 1_000_000  # transitions in the replay memory (Mnih et al. 2015)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
@@ -173,7 +173,8 @@ class QNetwork(nn.Module):
 
 
 def linear_schedule(start_e: float, end_e: float, duration: int, t: int) -> float:
-    """Epsilon at agent step `t`: linear from `start_e` to `end_e` over `duration` steps, then constant."""
+    """What falls on a schedule, such as epsilon, at agent step `t`: linear from `start_e` to `end_e` over `duration`
+    steps, then constant."""
     return start_e + (end_e - start_e) * min(t / duration, 1.0)
 
 
@@ -197,7 +198,8 @@ def action_values(q_network: nn.Module, obs: torch.Tensor) -> torch.Tensor:
 
 
 def soft_values(q: torch.Tensor, temperature: float, entropy_form: str) -> torch.Tensor:
-    """The value of the Boltzmann policy with its bonus, of action-values (..., n): (...,) (Schulman et al. 2017).
+    """The soft value of action-values (..., n), (...,): what the Boltzmann policy collects, with its bonus (Schulman et
+    al. 2017).
 
     tau log sum_a exp(q_a / tau), and in the KL form less tau log n, which is mellowmax (Asadi & Littman 2017). At
     temperature 0 both are max_a q_a. The greatest value is taken off before dividing, so nothing overflows.
@@ -212,13 +214,13 @@ def soft_values(q: torch.Tensor, temperature: float, entropy_form: str) -> torch
 
 
 def log_policy(q: torch.Tensor, temperature: float) -> torch.Tensor:
-    """log pi, the logarithm of the Boltzmann policy softmax(q / tau), of action-values (..., n): (..., n)."""
+    """log pi, the logarithm of the Boltzmann policy softmax(q / tau), of action-values (..., n): (..., n). tau > 0."""
     greatest = q.amax(-1, keepdim=True)
     return ((q - greatest) / temperature).log_softmax(-1)
 
 
 def policy_metrics(q: np.ndarray, temperature: float, entropy_form: str) -> dict[str, np.ndarray]:
-    """The entropy of pi in nats, V - max Q, and the action gap / tau, (N,) each, of action-values (N, n)."""
+    """Of action-values (N, n), (N,) each: the entropy of pi in nats, V - max Q, and the action gap / tau. tau > 0."""
     values = torch.from_numpy(q)
     log_pi = log_policy(values, temperature)
     best = values.topk(2).values
@@ -233,7 +235,8 @@ def update(q_network, target_network, optimizer, args: Args, batch: "Batch") -> 
     """One gradient step. Returns the loss and the mean Q(s, a), of shape (), and the batch's TD errors, (B,).
 
     The loss is half the squared TD error, summed over the batch; all but terminal transitions bootstrap, from the soft
-    value. With `--munchausen` the reward has tau log pi(a|s) added, of the target network and clipped at -1.
+    value. With `--munchausen` alpha the reward has alpha clip(tau log pi(a|s), -1, 0) added, pi being the target
+    network's (Vieillard et al. 2020; -1 bounds what an improbable action costs).
     """
     with torch.no_grad():
         next_values = soft_values(target_network(batch.next_obs), args.temperature, args.entropy_form)
@@ -590,9 +593,14 @@ class BestNetwork:
             self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
 
     def save(self, path: Path) -> None:
-        """Write the weights, whole or not at all."""
-        torch.save(self.weights, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        """Write the weights, whole or not at all. If that fails, as on a full disk, a warning is printed."""
+        unfinished = path.with_suffix(".tmp")
+        try:
+            torch.save(self.weights, unfinished)
+            unfinished.replace(path)
+        except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
+            unfinished.unlink(missing_ok=True)
+            tqdm.write(f"warning: {path} was not written: {error!r}")
 
     def state_dict(self) -> dict:
         return {"step": self.step, "score": self.score, "weights": self.weights}
@@ -705,7 +713,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
     "total_timesteps": (1, math.inf),
     "learning_rate": (1e-12, 1e3),
     "adam_eps": (1e-12, 1e3),
-    "temperature": (0, 1e6),
+    "temperature": (0, 1e3),
     "munchausen": (0, 1),
     "gamma": (0, 1),
     "target_network_frequency": (1, math.inf),
@@ -720,7 +728,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 }
 
 
-NETWORK_FLAGS = ("env_id",)  # besides k, flags that `--eval-only` must find as in training
+NETWORK_FLAGS = ("env_id", "temperature", "entropy_form")  # besides k, what `--eval-only` must find as in training
 
 
 def check_args(args: Args) -> None:
@@ -737,6 +745,8 @@ def check_args(args: Args) -> None:
         if not least <= value <= most:
             at_most = f" and at most {most}" if most < math.inf else ""
             fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
+    if 0 < args.temperature < 1e-9:
+        fail(f"--temperature {args.temperature} is lost in float32; it must be at least 1e-9, or 0, which is plain DQN")
     if args.temperature == 0 and (args.munchausen > 0 or args.policy == "boltzmann"):
         fail("--temperature 0 has no Boltzmann policy, which --munchausen and --policy boltzmann need; try 0.03")
     if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
@@ -1100,13 +1110,14 @@ if __name__ == "__main__":
         # ALGO LOGIC: put action logic here
         epsilon = linear_schedule(args.start_e, args.end_e, args.exploration_steps, global_step)
         if args.policy == "boltzmann":
-            epsilon = 0.0
+            epsilon = 0.0  # pi explores by itself, from the first step on
         actions = rng.integers(envs.num_actions, size=args.num_envs)
         explore = rng.random(args.num_envs) < epsilon
         if not explore.all():
             q = train_values(to_device(obs, device)).cpu().numpy()
             if args.policy == "boltzmann":
-                q = q / args.temperature + rng.gumbel(size=q.shape)  # whose argmax is distributed as pi
+                # log pi up to a constant, with noise: the argmax below is a draw from pi
+                q = q / args.temperature + rng.gumbel(size=q.shape)
             actions = np.where(explore, actions, q.argmax(1))
         envs.send(actions)
 

@@ -19,7 +19,7 @@ rollouts of 5 steps by the Boltzmann policy pi of Q itself; there is no replay, 
 A policy head (log pi) and a value head V on a shared torso make Q = V + tau (log pi + log n), tau the temperature, n
 the number of actions. `--method q` minimises the squared error of Q(s, a) with scaled gradients, `--method pg` is A2C
 with a KL penalty: over actions drawn from pi their expected gradients are equal, so with the same seed the two should
-learn alike. Their difference is `loss_q` and `loss_pg`. Rewards are not clipped: the temperature is in their units.
+learn alike. They differ in `loss_q` and `loss_pg` only. Rewards are not clipped: the temperature is in their units.
 
 The mean-expansion layer is left out: on this Q it would change V only, since softmax(Q / tau) stays as it is, and V has
 a head of its own.
@@ -76,7 +76,7 @@ class Args:
     save_best: bool = False  # keep the network of the best evaluation phase, and play it at the end (best.json)
     runs_dir: str = "runs"  # the folder in which every run makes its own
     resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
-    checkpoint_frequency: int = 250_000  # agent steps between checkpoints (at most 200 MB); 0 is never
+    checkpoint_frequency: int = 250_000  # agent steps between checkpoints (2 MB with the defaults); 0 is never
     num_threads: int = 1  # CPU threads of PyTorch; more make a network this small slower
 
     # ENVIRONMENT
@@ -85,11 +85,11 @@ class Args:
 
     # AGENT
     total_timesteps: int = 5_000_000  # agent steps, of one frame each (Young & Tian 2019)
-    learning_rate: float = 7e-4  # of RMSprop at the start; falls linearly to 0 (Schulman et al. 2017, as what follows)
+    learning_rate: float = 7e-4  # of RMSprop at first, falls to 0 (from here to gamma: Schulman et al. 2017, 6.3)
     rmsprop_alpha: float = 0.99  # the decay of RMSprop's average of squared gradients
     rmsprop_eps: float = 1e-5  # epsilon of RMSprop
     max_grad_norm: float = 0.5  # a greater norm of the gradient is scaled down to this
-    method: Literal["q", "pg"] = "q"  # soft Q-learning with scaled gradients, or the policy gradient that it equals
+    method: Literal["q", "pg"] = "q"  # soft Q-learning with scaled gradients, or A2C with the same expected gradient
     temperature: float = 0.01  # tau, in units of reward
     value_coefficient: float = 0.5  # c, the weight of the error of V
     num_steps: int = 5  # steps of a rollout, in each environment, for each gradient step
@@ -99,7 +99,7 @@ class Args:
     eval_frequency: int = 100_000  # agent steps between evaluation phases; 0 is never
     eval_episodes: int = 100  # episodes of an evaluation phase
     eval_envs: int = 20  # games that an evaluation phase plays at a time
-    eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
+    eval_epsilon: float = 0.001  # epsilon on top of pi in an evaluation phase (Dabney et al. 2018)
     eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
     capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
 
@@ -143,12 +143,14 @@ class QNetwork(nn.Module):
         return self.value(features).squeeze(1), self.logits(features).log_softmax(1)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
+        """Q, (B, n) float32: its Boltzmann policy softmax(Q / tau) is pi, and its soft value, in the KL form, is V."""
         v, log_pi = self.heads(obs)
         return v[:, None] + self.temperature * (log_pi + math.log(log_pi.shape[1]))
 
 
 def linear_schedule(start_e: float, end_e: float, duration: int, t: int) -> float:
-    """Epsilon at agent step `t`: linear from `start_e` to `end_e` over `duration` steps, then constant."""
+    """What falls on a schedule, such as epsilon, at agent step `t`: linear from `start_e` to `end_e` over `duration`
+    steps, then constant."""
     return start_e + (end_e - start_e) * min(t / duration, 1.0)
 
 
@@ -185,8 +187,9 @@ def scale_gradient(x: torch.Tensor, factor: float) -> torch.Tensor:
 def rollout_targets(args: Args, rollout: "Rollout", next_v: torch.Tensor, kl: torch.Tensor) -> torch.Tensor:
     """The targets of Q(s, a), (T, N), from V of the successors and KL(pi, uniform) of the observations, (T, N) each.
 
-    Qhat_t = r_t + gamma Vhat_t+1, and Vhat_t = Qhat_t - tau KL_t; Vhat is V of the true successor where the rollout
-    ends or a time limit cut the episode, and 0 where it is terminal (Schulman et al. 2017, section 6.3).
+    Qhat_t = r_t + gamma Vhat_t+1, and Vhat_t = Qhat_t - tau KL_t (Schulman et al. 2017, section 6.3). In the place of
+    Vhat_t+1 stands V of the true successor where the rollout ends or a time limit cut the episode, and 0 where the step
+    was terminal.
     """
     targets = []  # from the last step to the first
     v_target = next_v[-1]
@@ -200,16 +203,21 @@ def rollout_targets(args: Args, rollout: "Rollout", next_v: torch.Tensor, kl: to
 
 
 def loss_q(args: Args, v: torch.Tensor, log_pi_a: torch.Tensor, log_n: float, kl: torch.Tensor, targets: torch.Tensor):
-    """Soft Q-learning: half the squared error of Q(s, a) = V + tau (log pi(a|s) + log n), with the gradient of V scaled
-    by c and that of the rest by 1 / tau. All are of shape (T * N,), `kl` is `loss_pg`'s only; returns the mean, ()."""
+    """Soft Q-learning: the mean of (Qhat - Q)^2 / 2, with Q(s, a) = V + tau (log pi(a|s) + log n); returns shape ().
+
+    The gradient of V is scaled by c and that of tau (log pi + log n) by 1 / tau, which are the weights they have in
+    `loss_pg` (Schulman et al. 2017, section 6.3). The tensors are (T * N,), `log_n` is a number; `kl` is not used here,
+    so that both losses have the same arguments.
+    """
     v = scale_gradient(v, args.value_coefficient)
     advantage = scale_gradient(args.temperature * (log_pi_a + log_n), 1 / args.temperature)
     return 0.5 * (targets - (v + advantage)).square().mean()
 
 
 def loss_pg(args: Args, v: torch.Tensor, log_pi_a: torch.Tensor, log_n: float, kl: torch.Tensor, targets: torch.Tensor):
-    """The policy gradient, A2C with a KL penalty: -log pi(a|s) (Vhat - V) + tau KL + c/2 (Vhat - V)^2. Shapes as in
-    `loss_q`. Over actions drawn from pi its gradient has the same expectation."""
+    """A2C with a KL penalty: the mean of -log pi(a|s) (Vhat - V) + tau KL + c/2 (Vhat - V)^2, where Vhat, and V in the
+    first term, are constants (Schulman et al. 2017). Arguments as in `loss_q`. If the actions are drawn from pi, its
+    expected gradient is that of `loss_q`."""
     v_targets = targets - args.temperature * kl.detach()
     policy_loss = -log_pi_a * (v_targets - v.detach()) + args.temperature * kl
     value_loss = 0.5 * (v_targets - v).square()
@@ -223,6 +231,7 @@ def update(q_network, optimizer, args: Args, rollout: "Rollout") -> tuple[torch.
     log_pi_a = log_pi.gather(1, rollout.actions.flatten()[:, None]).squeeze(1)
     kl = (log_pi.exp() * log_pi).sum(1) + log_n
     with torch.no_grad():
+        # Of all successors, though few are needed: a CUDA graph has fixed shapes
         next_v, _ = q_network.heads(rollout.next_obs.flatten(0, 1))
         shape = rollout.rewards.shape
         targets = rollout_targets(args, rollout, next_v.view(shape), kl.view(shape)).flatten()
@@ -325,8 +334,9 @@ class MinAtarEnvs:
 
 
 class Rollout(NamedTuple):
-    """T steps of N environments on the training device, (T, N, ...): observations and their successors, of which a
-    truncated one's is the true one; actions int64; rewards for learning, terminated and truncated, float32."""
+    """T steps of N environments on the training device, (T, N, ...): observations; actions int64; rewards for learning
+    float32; successors, the true ones where a time limit cut and without meaning where terminal; terminated and
+    truncated, float32 0 or 1."""
 
     obs: torch.Tensor
     actions: torch.Tensor
@@ -337,7 +347,8 @@ class Rollout(NamedTuple):
 
 
 class RolloutBuffer:
-    """The newest steps of N environments, up to `num_steps`, in host memory."""
+    """The steps of N environments since the last `take`, at most `num_steps`, in host memory; one more raises
+    IndexError."""
 
     def __init__(self, num_steps: int, num_envs: int, obs_shape: tuple[int, ...]):
         self.num_steps = num_steps
@@ -372,7 +383,7 @@ class RolloutBuffer:
         return self.steps == self.num_steps
 
     def take(self, device: torch.device) -> Rollout:
-        """The steps, onto `device`; the buffer is empty then."""
+        """The steps, onto `device`; the buffer is empty then. On the CPU they are its own arrays."""
         self.steps = 0
         return Rollout(
             obs=to_device(self.obs, device),
@@ -424,6 +435,7 @@ def evaluate(envs: MinAtarEnvs, q_values, args: Args, step: int) -> tuple[dict[s
     first_done = False
     scores = []
 
+    k = getattr(args, "mean_scaling_coefficient", 0.0)  # a script without this flag has no layer, and z is q
     discount_sum = np.zeros(envs.num_envs)
     sums = {}  # of what is measured, by name: over the steps so far of the episode that each game plays, (N,)
     totals = {}  # over all steps of the episodes that are done
@@ -432,7 +444,8 @@ def evaluate(envs: MinAtarEnvs, q_values, args: Args, step: int) -> tuple[dict[s
         q = q_values(obs)
         explore = rng.random(envs.num_envs) < args.eval_epsilon
         random_actions = rng.integers(q.shape[1], size=envs.num_envs)
-        actions = np.where(explore, random_actions, draw_actions(q / args.temperature, rng))
+        drawn = draw_actions(q / args.temperature, rng)  # by pi, as in training: q / tau is log pi up to a constant
+        actions = np.where(explore, random_actions, drawn)
         if not first_done:
             first_episode.append(obs[0])
         obs, rewards, _, _, done, info = envs.step(actions)
@@ -442,12 +455,13 @@ def evaluate(envs: MinAtarEnvs, q_values, args: Args, step: int) -> tuple[dict[s
         # returns of an episode is the sum of all r_u * (1 + gamma + ... + gamma^u)
         discount_sum = 1 + args.gamma * discount_sum
         ascending = np.sort(q, axis=1)
+        z = q - k / (k + 1) * q.mean(1, keepdims=True)  # inverts q = z + k * mean(z)
         measured = {
             "mean_q": q[every_env, actions],
             "mean_discounted_return": rewards * discount_sum,
             "action_gap": ascending[:, -1] - ascending[:, -2],
             "q_norm": np.linalg.norm(q, axis=1),
-            "z_norm": np.linalg.norm(q, axis=1),  # there is no layer
+            "z_norm": np.linalg.norm(z, axis=1),
         }
 
         finished = done & active
@@ -507,9 +521,14 @@ class BestNetwork:
             self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
 
     def save(self, path: Path) -> None:
-        """Write the weights, whole or not at all."""
-        torch.save(self.weights, path.with_suffix(".tmp"))
-        path.with_suffix(".tmp").replace(path)
+        """Write the weights, whole or not at all. If that fails, as on a full disk, a warning is printed."""
+        unfinished = path.with_suffix(".tmp")
+        try:
+            torch.save(self.weights, unfinished)
+            unfinished.replace(path)
+        except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
+            unfinished.unlink(missing_ok=True)
+            tqdm.write(f"warning: {path} was not written: {error!r}")
 
     def state_dict(self) -> dict:
         return {"step": self.step, "score": self.score, "weights": self.weights}
@@ -625,7 +644,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
     "rmsprop_alpha": (0, 1 - 1e-12),
     "rmsprop_eps": (1e-12, 1e3),
     "max_grad_norm": (1e-12, 1e12),
-    "temperature": (1e-6, 1e6),
+    "temperature": (1e-4, 1e4),  # with less, V + tau log pi in float32 loses pi
     "value_coefficient": (0, 1e6),
     "num_steps": (1, math.inf),
     "gamma": (0, 1),
@@ -648,6 +667,9 @@ def check_args(args: Args) -> None:
         if not least <= value <= most:
             at_most = f" and at most {most}" if most < math.inf else ""
             fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
+    rollout_steps = args.num_envs * args.num_steps
+    if args.eval_only is None and args.total_timesteps < rollout_steps:
+        fail(f"--total-timesteps {args.total_timesteps} must be at least {rollout_steps}: --num-envs times --num-steps")
     if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
         fail(f"--save-best needs evaluation phases: --eval-frequency must be 1 to {args.total_timesteps}, the steps")
     if args.track and importlib.util.find_spec("wandb") is None:
@@ -916,10 +938,13 @@ if __name__ == "__main__":
         envs = MinAtarEnvs(args.env_id, args.num_envs)
         args.env_id = envs.env_id
         q_network = QNetwork(envs.obs_shape[-1], envs.num_actions, args.temperature)
+        if args.eval_only is None:
+            rollouts = RolloutBuffer(args.num_steps, args.num_envs, envs.obs_shape)
+    except MemoryError:
+        fail(f"--num-steps {args.num_steps} and --num-envs {args.num_envs} need more memory than there is; try less")
     except ValueError as error:
         fail(error)
     q_network.to(device)
-    rollouts = RolloutBuffer(args.num_steps, args.num_envs, envs.obs_shape)
     learning_rate = torch.tensor(args.learning_rate, device=device)  # a tensor, which a CUDA graph reads anew
     optimizer = torch.optim.RMSprop(
         q_network.parameters(),
@@ -975,7 +1000,8 @@ if __name__ == "__main__":
     if run_dir:
         lock = lock_run(run_dir)
         counters = load_checkpoint(run_dir, args, stateful, rng)
-        optimizer.param_groups[0]["lr"] = learning_rate  # loading put another tensor there
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate  # loading put another tensor there
         obs = envs.observe()
     else:
         obs = envs.reset(rng.integers(2**31, size=args.num_envs))
@@ -1003,6 +1029,7 @@ if __name__ == "__main__":
     progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=1, dynamic_ncols=True)
     while global_step < args.total_timesteps:
         # ALGO LOGIC: put action logic here
+        rate = linear_schedule(args.learning_rate, 0.0, args.total_timesteps, global_step)
         log_pi = train_policy(to_device(obs, device)).cpu().numpy()
         actions = draw_actions(log_pi, rng)
         next_obs, rewards, terminated, truncated, done, info = envs.step(actions)
@@ -1011,7 +1038,6 @@ if __name__ == "__main__":
         global_step += args.num_envs  # from here on it counts the step just taken
 
         # ALGO LOGIC: training
-        rate = linear_schedule(args.learning_rate, 0.0, args.total_timesteps, global_step)
         if rollouts.full():
             learning_rate.fill_(rate)
             loss, mean_q, entropy = learn(*rollouts.take(device))

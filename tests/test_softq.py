@@ -11,7 +11,7 @@ import torch
 import torch.nn as nn
 from conftest import ROOT, load, run, run_folders
 from test_bad_input import refused
-from test_resume import assert_same_weights, evaluations, new_folders, run_here
+from test_resume import assert_same_weights, evaluations, fork, new_folders, run_here
 
 softq = load("related/softq_minatar")
 online = load("related/softq_online_minatar")
@@ -344,6 +344,33 @@ def test_temperature_zero_is_dqn(k, tmp_path):
     assert evaluations(run_folders(plain)[0]) == evaluations(run_folders(soft)[0])
 
 
+def test_every_rollout_is_learned_from(tmp_path):
+    """A run of one rollout learns; the learning rate falls from its full value and is not 0 at the last."""
+    run_here("related/softq_online_minatar", "--total-timesteps 80 --eval-frequency 0 --save-model", cwd=tmp_path)
+    (folder,) = run_folders(tmp_path)
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    torch.manual_seed(1)
+    untrained = online.QNetwork(4, 3, 0.01)
+    assert all(not torch.equal(weight, weights[name]) for name, weight in untrained.state_dict().items())
+
+
+def test_resuming_with_several_parameter_groups(tmp_path):
+    """A fork's groups all go on by the schedule: the tensor that it is in replaces what the checkpoint loads."""
+    changes = [
+        (
+            "        q_network.parameters(),\n        lr",
+            "        [{'params': [p]} for p in q_network.parameters()],\n        lr",
+        ),
+    ]
+    forked = fork(tmp_path / "online_groups.py", *changes, name="related/softq_online_minatar")
+    flags = "--total-timesteps 2400 --eval-frequency 0 --checkpoint-frequency 800 --save-model"
+    whole, resumed = new_folders(tmp_path, "whole", "resumed")
+    run_here(forked, flags, cwd=whole)
+    run_here(forked, flags, cwd=resumed, stop_at=1200)
+    run_here(forked, flags, "--resume", cwd=resumed)
+    assert_same_weights(run_folders(whole)[0], run_folders(resumed)[0])
+
+
 def test_columns_of_the_policy(tmp_path):
     run_here("related/softq_minatar", SHORT, "--policy boltzmann --munchausen 0.9 --entropy-form entropy", cwd=tmp_path)
     (folder,) = run_folders(tmp_path)
@@ -359,6 +386,9 @@ def test_columns_of_the_policy(tmp_path):
     [
         ("softq", "--temperature -0.1", "--temperature -0.1 must be at least 0"),
         ("softq", "--temperature nan", "--temperature nan must be at least 0"),
+        ("softq", "--temperature 1e-46", "--temperature 1e-46 is lost in float32"),
+        ("softq_online", "--total-timesteps 79", "--total-timesteps 79 must be at least 80"),
+        ("softq_online", "--num-steps 1000000000 --total-timesteps 16000000000", "need more memory than there is"),
         ("softq", "--munchausen 1.5", "--munchausen 1.5 must be at least 0 and at most 1"),
         ("softq", "--temperature 0 --munchausen 0.9", "--temperature 0"),
         ("softq", "--temperature 0 --policy boltzmann", "--temperature 0"),

@@ -69,6 +69,8 @@ class Parts:
         script = importlib.util.module_from_spec(spec)
         sys.modules["script"] = script
         spec.loader.exec_module(script)
+        if not hasattr(script, "ReplayBuffer"):
+            raise SystemExit(f"--script {args.script} has no replay, whose parts are measured here")
         self.device = device
         self.due = script.due
         self.defaults = script.Args()
@@ -96,12 +98,15 @@ class Parts:
             self.buffer = script.ReplayBuffer(10_000, args.num_envs, device)
             sizes = [self.envs.num_actions]
             memory_format = torch.channels_last
+        shared_heads = hasattr(script, "online_heads")
+        if shared_heads:
+            sizes += [self.defaults.num_iterations + 1, self.defaults.layer_norm]
         if hasattr(script, "MeanExpansion"):
             sizes.append(float(self.envs.num_actions))
         if hasattr(self.defaults, "rdq_beta"):
             sizes.append(self.defaults.rdq_beta > 0)
         network = script.QNetwork(*sizes).to(device, memory_format=memory_format)
-        target = copy.deepcopy(network).requires_grad_(False)
+        target = network if shared_heads else copy.deepcopy(network).requires_grad_(False)
         if hasattr(script, "RMSprop"):
             optimizer = script.RMSprop(
                 network.parameters(),
@@ -124,6 +129,8 @@ class Parts:
         action_values = partial(script.action_values, network)
         if iqn:
             action_values = partial(script.action_values, network, self.defaults.num_quantile_samples)
+        if shared_heads:
+            action_values = partial(script.action_values, network, "random")
         if device.type == "cuda":
             learn = script.capture(learn, optimizer)
             action_values = script.capture(action_values)
