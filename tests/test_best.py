@@ -9,7 +9,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import GAMES_OF, IQN, TRAINED, accepted, load, run_folders
+from conftest import GAMES_OF, IQN, RELATED, TRAINED, accepted, load, run_folders
 from test_bad_input import TINY, checkpointed_run, refused
 from test_resume import FEW_QUANTILES, assert_same_run, fork, kill_at, new_folders, run_here, stopped_and_resumed
 
@@ -264,6 +264,19 @@ def test_thirty_games_of_atari(name, tmp_path):
 def test_resumes_in_other_scripts(name, tmp_path):
     flags = f"{flags_of(name)} --total-timesteps 160 --checkpoint-frequency 60 --save-best --save-model"
     folder, resumed = stopped_and_resumed(name, flags, tmp_path, stop_at=130)
+    assert_same_best(folder, resumed)
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ATARI else name for name in RELATED]
+)
+def test_resumes_in_related_scripts(name, tmp_path):
+    """The best phase, at 80, is before the checkpoint from which the run goes on, and the last one is worse."""
+    scores = {40: 1.0, 80: 5.0, 120: 5.0, 160: 2.0}
+    scored = fork(tmp_path / "scored.py", (SCORED[0], f'"score_mean": {scores}.get(step, 0.0)'), name=name)
+    flags = f"{flags_of(name)} --total-timesteps 160 --checkpoint-frequency 60 --save-best --save-model"
+    folder, resumed = stopped_and_resumed(scored, flags, tmp_path, stop_at=130)
+    assert best_scores(folder)["step"] == 80
     assert_same_best(folder, resumed)
 
 

@@ -13,7 +13,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import load, run, run_folders
+from conftest import GAMES_OF, TRAINED, load, run, run_folders
 from test_bad_input import checkpointed_run, put, refused
 from test_evaluation import A, B, C, ScriptedEnvs, by_hand, q_values
 from test_outputs import COLUMNS
@@ -422,11 +422,12 @@ def test_killed_at_three_random_moments(tmp_path):
     killed_and_resumed("minatar_mexp", flags, tmp_path)
 
 
-def test_time_limit_in_training(tmp_path):
+@pytest.mark.parametrize("name", [name for name in TRAINED if GAMES_OF[name] == "MinAtar" and "online" not in name])
+def test_time_limit_in_training(name, tmp_path):
     """A copy of the script with a limit of 30 steps: where that cuts a game, the replay has the true successor, which
     is not where the next game begins, and does not call it terminal. Elsewhere transitions follow one another."""
     limit = ("max_steps: int = 27_000", "max_steps: int = 30")
-    name = fork(tmp_path / "limited.py", limit, name="minatar_mexp")
+    name = fork(tmp_path / "limited.py", limit, name=name)
     flags = "--env-id Freeway --batch-size 8 --learning-starts 64 --eval-frequency 0 --no-cuda"
     _, folder = checkpointed_run(tmp_path, name, flags)
     replay = torch.load(folder / "checkpoint.pt", weights_only=True)["stateful"]["buffer"]

@@ -3,14 +3,17 @@
 import copy
 import csv
 import math
+from unittest import mock
 
 import copies
+import minatar
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 from conftest import ROOT, load, run, run_folders
-from test_bad_input import refused
+from test_bad_input import checkpointed_run, refused
+from test_minatar import Stepped
 from test_resume import assert_same_weights, evaluations, fork, new_folders, run_here
 
 softq = load("related/softq_minatar")
@@ -270,10 +273,65 @@ def test_rollout_targets_against_loops():
             assert got[t, i] == pytest.approx(total)
 
 
+@pytest.mark.parametrize("method", ["q", "pg"])
+def test_update_of_a_rollout_by_hand(method):
+    """What it returns, of two steps without an end, from the two heads; and the norm of the step that it takes."""
+    torch.manual_seed(0)
+    tau, log_n = 0.05, math.log(3)
+    network = online.QNetwork(4, 3, tau)
+    with torch.no_grad():
+        network.logits.weight.mul_(500)  # pi is nearly uniform at first
+    obs, next_obs = torch.rand(2, 2, 6, 10, 10, 4) < 0.3
+    actions, rewards, none = torch.randint(3, (2, 6)), torch.randn(2, 6), torch.zeros(2, 6)
+    v, log_pi = [head.detach().view(2, 6, -1) for head in network.heads(obs.flatten(0, 1))]
+    next_v = network.heads(next_obs.flatten(0, 1))[0].detach().view(2, 6)
+    q = v + tau * (log_pi + log_n)
+    torch.testing.assert_close(network(obs.flatten(0, 1)).view(2, 6, 3), q)
+
+    entropy = -(log_pi.exp() * log_pi).sum(2)
+    kl = log_n - entropy
+    last = rewards[1] + 0.9 * next_v[1]
+    targets = torch.stack((rewards[0] + 0.9 * (last - tau * kl[1]), last))
+    q_a, log_pi_a = [values.gather(2, actions[..., None]).squeeze(2) for values in (q, log_pi)]
+    advantages = targets - tau * kl - v.squeeze(2)
+    losses = {"q": 0.5 * (targets - q_a) ** 2, "pg": tau * kl - log_pi_a * advantages + 0.35 * advantages**2}
+    args = online.Args(
+        method=method, temperature=tau, num_steps=2, gamma=0.9, value_coefficient=0.7, max_grad_norm=0.01
+    )
+    optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
+    before = nn.utils.parameters_to_vector(network.parameters())
+    got = online.update(network, optimizer, args, online.Rollout(obs, actions, rewards, next_obs, none, none))
+    assert [value.item() for value in got] == pytest.approx(
+        [losses[method].mean().item(), q_a.mean().item(), entropy.mean().item()], rel=1e-4
+    )
+    step = nn.utils.parameters_to_vector(network.parameters()) - before
+    assert step.norm().item() == pytest.approx(0.01, rel=1e-3)
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_pi_is_nearly_uniform_at_first(games):
+    script = load(f"related/softq_online_{games}")
+    torch.manual_seed(0)
+    if games == "minatar":
+        _, log_pi = script.QNetwork(4, 3, 0.05).heads(torch.rand(20, 10, 10, 4) < 0.3)
+    else:
+        _, log_pi = script.QNetwork(3, 0.05).heads(torch.randint(256, (20, 4, 84, 84), dtype=torch.uint8))
+    torch.testing.assert_close(log_pi, torch.full_like(log_pi, -math.log(3)), rtol=0, atol=0.03)
+
+
+PI = [0.1, 0.6, 0.3]
+
+
 def test_actions_are_drawn_from_pi():
-    log_pi = np.log([0.1, 0.6, 0.3])
-    actions = online.draw_actions(np.tile(log_pi + 5.0, (20_000, 1)), np.random.default_rng(0))
-    np.testing.assert_allclose(np.bincount(actions) / 20_000, [0.1, 0.6, 0.3], atol=0.01)
+    actions = online.draw_actions(np.tile(np.log(PI) + 5.0, (20_000, 1)), np.random.default_rng(0))
+    np.testing.assert_allclose(np.bincount(actions) / 20_000, PI, atol=0.01)
+
+
+def test_evaluation_draws_from_pi():
+    envs = Stepped([[[0] * 5000]] * 4)
+    args = online.Args(eval_episodes=4, eval_epsilon=0.0, temperature=0.2)
+    online.evaluate(envs, lambda obs: np.tile(0.2 * np.log(PI) + 5.0, (4, 1)), args, 0)
+    np.testing.assert_allclose(np.bincount(np.concatenate(envs.actions)) / 20_000, PI, atol=0.01)
 
 
 def test_rollouts():
@@ -379,6 +437,75 @@ def test_columns_of_the_policy(tmp_path):
     for row in evaluations(folder):
         assert 0 < float(row["entropy"]) <= math.log(5) and 0 <= float(row["soft_minus_max"]) <= 0.03 * math.log(5)
         assert float(row["gap_over_temperature"]) == pytest.approx(float(row["action_gap"]) / 0.03, rel=1e-4)
+
+
+def actions_of(flags, cwd):
+    """The actions of 1,500 steps before learning starts."""
+    taken = []
+    act = minatar.Environment.act
+
+    def watched(game, action):
+        taken.append(action)
+        return act(game, action)
+
+    short = "--env-id Breakout --total-timesteps 1500 --learning-starts 1500 --buffer-size 1500 --eval-frequency 0"
+    with mock.patch.object(minatar.Environment, "act", watched):
+        run_here("related/softq_minatar", short, flags, cwd=cwd)
+    return taken
+
+
+def test_training_by_the_boltzmann_policy(tmp_path):
+    """There is no epsilon: at a low temperature all actions are greedy, at a high one they are uniform."""
+    greedy = actions_of("--start-e 0 --end-e 0", tmp_path)
+    assert actions_of("--policy boltzmann --temperature 1e-6", tmp_path) == greedy
+    hot = actions_of("--policy boltzmann --temperature 1e6 --start-e 0 --end-e 0", tmp_path)
+    counts = [hot.count(action) for action in sorted(set(hot))]
+    np.testing.assert_allclose(counts, [500, 500, 500], atol=70)
+    assert max(greedy.count(action) for action in set(greedy)) > 800, "which is not uniform"
+
+
+def test_learning_rate_falls_linearly(tmp_path):
+    """What RMSprop has in each of the five updates, by the steps before the rollout's last; its other settings stay."""
+    seen = []
+    step = torch.optim.RMSprop.step
+
+    def watched(optimizer):
+        seen.append([float(optimizer.param_groups[0][name]) for name in ("lr", "alpha", "eps")])
+        return step(optimizer)
+
+    flags = "--env-id Breakout --num-envs 2 --total-timesteps 50 --eval-frequency 0"
+    settings = "--learning-rate 0.1 --rmsprop-alpha 0.9 --rmsprop-eps 0.001"
+    with mock.patch.object(torch.optim.RMSprop, "step", watched):
+        run_here("related/softq_online_minatar", flags, settings, cwd=tmp_path)
+    rates, alphas, epsilons = zip(*seen, strict=True)
+    assert rates == pytest.approx([0.084, 0.064, 0.044, 0.024, 0.004])
+    assert set(alphas) == {0.9} and set(epsilons) == {0.001}
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_time_limit_in_rollouts(games, tmp_path):
+    """A copy of the script with a limit of 30 steps: where that cuts a game, the rollout has the true successor, which
+    is not where the next game begins, and calls it truncated. So does Atari's last step before a checkpoint, after
+    which all games start anew. Actions are drawn from pi, which is nearly uniform at first."""
+    name = fork(
+        tmp_path / "limited.py",
+        ("max_steps: int = 27_000", "max_steps: int = 30"),
+        name=f"related/softq_online_{games}",
+    )
+    flags = f"--env-id {'Freeway' if games == 'minatar' else 'ALE/Freeway-v5'} --num-envs 1 --num-steps 1000"
+    _, folder = checkpointed_run(tmp_path, name, f"{flags} --eval-frequency 0 --no-cuda")
+    rollouts = torch.load(folder / "checkpoint.pt", weights_only=True)["stateful"]["rollouts"]
+    assert rollouts["steps"] == 100 and not rollouts["terminated"].any()
+    cut = [29, 59, 89]
+    obs, next_obs = rollouts["obs"][:100, 0], rollouts["next_obs"][:100, 0]
+    follows = (next_obs[:-1] == obs[1:]).flatten(1).all(1)
+    assert np.flatnonzero(~follows).tolist() == cut
+    if games == "atari":
+        cut = [*cut, 99]
+        assert torch.equal(next_obs[:, :-1], obs[:, 1:]), "the true successor has three of the four frames"
+    assert np.flatnonzero(rollouts["truncated"][:, 0]).tolist() == cut
+    counts = np.bincount(rollouts["actions"][:100, 0])
+    assert counts.max() < 50 and (len(counts) == 3 or len(counts) == 18)
 
 
 @pytest.mark.parametrize(
