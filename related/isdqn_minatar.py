@@ -18,11 +18,11 @@ network (Vincent et al. 2025, arXiv 2506.04398); with and without the mean-expan
 
 The last layer has K + 1 heads. Head 0 is the target copy; head i learns from head i - 1, for i from 1 to K. At every
 shift each head takes over the weights of the next. `--num-iterations 0` is target-free: one head, its own target;
-`--target-network` is DQN with the same network and loss. The layer acts on the actions of every head, so it commutes
-with the shift. Training acts by one of the heads 1 to K, drawn at every step; evaluation by their mean, where the
-authors draw one, too (`--eval-head random`).
-Of their algorithm are the loss, the initialisation and the layer normalisation; the network, the schedules and the
-games are those of `minatar_mexp.py`, and the heads shift as often as its target network is copied.
+`--target-network --num-iterations 1` is DQN with the same network and loss: one head and a target network. The layer
+acts on the actions of every head, so it commutes with the shift. Training acts by one of the heads 1 to K, drawn at
+every step; evaluation by their mean, where the authors draw one, too (`--eval-head random`).
+The loss, the initialisation and the layer normalisation are theirs; the network, the schedules and the games are those
+of `minatar_mexp.py`, and the heads shift as often as its target network is copied.
 
 Usage: python related/isdqn_minatar.py --env-id MinAtar/Breakout-v1
 """
@@ -91,11 +91,11 @@ class Args:
     mean_scaling_coefficient: Optional[float] = 0.0  # k of the layer; the number of actions if None; 0 is without it
     num_iterations: int = 9  # K, Bellman updates learnt at once (Vincent et al. 2025); 0 is target-free, with one head
     layer_norm: bool = True  # layer normalisation before every ReLU (Vincent et al. 2025)
-    target_network: bool = False  # if toggled, one head learns from a target network, for comparison (K = 1)
+    target_network: bool = False  # if toggled, one head learns from a target network; needs --num-iterations 1
     buffer_size: int = 100_000  # transitions in the replay memory (Young & Tian 2019)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
     gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
-    target_network_frequency: int = 1_000  # agent steps, in whole updates, between shifts or target copies
+    target_network_frequency: int = 1_000  # agent steps, in whole updates, between shifts or copies (Young & Tian 2019)
     batch_size: int = 32  # transitions of one gradient step (Mnih et al. 2015)
     start_e: float = 1.0  # the starting epsilon for exploration (Mnih et al. 2015)
     end_e: float = 0.01  # the ending epsilon for exploration (Ceron & Castro 2021)
@@ -108,7 +108,9 @@ class Args:
     eval_episodes: int = 100  # episodes of an evaluation phase
     eval_envs: int = 20  # games that an evaluation phase plays at a time
     eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
-    eval_head: Literal["mean", "random"] = "mean"  # evaluation acts by the online heads' mean, or as training by one
+    eval_head: Literal["mean", "random"] = (
+        "mean"  # evaluation acts by the online heads' mean, or by one drawn at every step
+    )
     eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
     capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
 
@@ -144,7 +146,8 @@ class QNetwork(nn.Module):
     """The network of Young & Tian 2019 with layer normalisation and H heads: observations (B, 10, 10, C) bool to
     action-values (B, H, n) float32.
 
-    Weights are Xavier uniform, those of the last layer as one matrix of H * n rows; biases 0 (Vincent et al. 2025).
+    Weights are Xavier uniform, those of the last layer as one matrix of H * n rows; biases 0. The epsilon of the layer
+    normalisation is Flax's, 1e-6 (Vincent et al. 2025).
     """
 
     def __init__(
@@ -176,7 +179,7 @@ class QNetwork(nn.Module):
     @torch.no_grad()
     def shift(self) -> None:
         """Every head takes over the weights of the next, in place; the last keeps its own. Adam's moments stay."""
-        for parameter in (self.output.weight, self.output.bias):
+        for parameter in (self.output.weight, self.output.bias):  # all that have heads
             heads = parameter.unflatten(0, (self.num_heads, -1))
             heads[:-1].copy_(heads[1:].clone())  # cloned: the two overlap
 
@@ -204,12 +207,14 @@ def due(step: int, num_envs: int, frequency: int) -> int:
 
 
 def online_heads(q: torch.Tensor) -> torch.Tensor:
-    """The heads that learn and act, of those of all heads (B, H, n): heads 1 to K, or the only one there is."""
+    """The heads that learn and act, of all heads (B, H, n): heads 1 to K; the only one if H = 1, which is target-free
+    or has a target network."""
     return q if q.shape[1] == 1 else q[:, 1:]
 
 
 def target_heads(q: torch.Tensor) -> torch.Tensor:
-    """The heads that the online ones, in the same order, learn from: heads 0 to K - 1, or the only one there is."""
+    """The heads that the online ones, in the same order, learn from, of all heads (B, H, n): heads 0 to K - 1; the
+    only one if H = 1, of the same network or of the target network."""
     return q if q.shape[1] == 1 else q[:, :-1]
 
 
@@ -220,13 +225,16 @@ def action_values(q_network: nn.Module, head: str, obs: torch.Tensor) -> torch.T
     q = online_heads(q_network(obs))
     if head == "mean":
         return q.mean(1)
+    if head != "random":
+        raise ValueError(f"--eval-head {head} has no branch in action_values")
     drawn = torch.randint(q.shape[1], (len(q), 1, 1), device=q.device)
     return q.gather(1, drawn.expand(-1, 1, q.shape[2])).squeeze(1)
 
 
 def update(q_network, target_network, optimizer, args: Args, batch: "Batch") -> tuple[torch.Tensor, ...]:
-    """One gradient step. Returns the loss and the mean Q(s, a), of shape (); the TD errors, (B, K); the losses of the
-    K online heads, (K,); and the mean absolute differences of consecutive heads, (H - 1,).
+    """One gradient step. Returns the loss and the mean Q(s, a), of shape (); the TD errors, (B, K), and the losses,
+    (K,), of the online heads, of which there is one at K = 0, too; and the mean absolute differences of consecutive
+    heads, (H - 1,).
 
     The target of head i comes from head i - 1, of the same network or of the target network. The loss is the squared TD
     error, averaged over the batch and summed over the heads; all but terminal transitions bootstrap.
@@ -234,9 +242,10 @@ def update(q_network, target_network, optimizer, args: Args, batch: "Batch") -> 
     with torch.no_grad():
         next_values = target_heads(target_network(batch.next_obs)).amax(2)
         td_targets = batch.rewards[:, None] + args.gamma * (1 - batch.terminated[:, None]) * next_values
-    q = q_network(batch.obs)
-    actions = batch.actions[:, None, None].expand(-1, td_targets.shape[1], 1)
-    old_val = online_heads(q).gather(2, actions).squeeze(2)
+    q = q_network(batch.obs)  # (B, H, n)
+    online_q = online_heads(q)  # (B, K, n)
+    actions = batch.actions[:, None, None].expand(-1, online_q.shape[1], 1)  # the same one in every head
+    old_val = online_q.gather(2, actions).squeeze(2)
     td_errors = td_targets - old_val
     head_losses = td_errors.square().mean(0)
     loss = head_losses.sum()
@@ -670,7 +679,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 }
 
 
-NETWORK_FLAGS = ("env_id",)  # besides k, flags that `--eval-only` must find as in training
+NETWORK_FLAGS = ("env_id", "num_iterations")  # besides k, flags that `--eval-only` must find as in training
 
 
 def check_args(args: Args) -> None:
@@ -968,7 +977,7 @@ if __name__ == "__main__":
     except (ValueError, MemoryError) as error:
         fail(error)
     q_network.to(device)
-    target_network = q_network
+    target_network = q_network  # which has the target heads itself
     if args.target_network:
         target_network = copy.deepcopy(q_network).requires_grad_(False)
     optimizer = torch.optim.Adam(
@@ -997,7 +1006,8 @@ if __name__ == "__main__":
         def q_values(obs: np.ndarray) -> np.ndarray:
             return values(to_device(obs, device)).cpu().numpy()
 
-        return evaluate(eval_envs, q_values, eval_args, step)
+        with torch.random.fork_rng([0] if device.type == "cuda" else []):  # evaluating leaves the training as it is
+            return evaluate(eval_envs, q_values, eval_args, step)
 
     def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
         metrics, first_episode = play(eval_values, args, step)
@@ -1058,7 +1068,11 @@ if __name__ == "__main__":
         writer.add_scalar("charts/parameters", sum(parameter.numel() for parameter in parameters), 0)
         writer.add_scalar("charts/parameter_bytes", num_bytes, 0)
 
+    loss_tags = [f"heads/loss_{i}" for i in range(1, max(num_heads, 2))]
+    distance_tags = [f"heads/distance_{i - 1}_{i}" for i in range(1, num_heads)]
+
     # TRY NOT TO MODIFY: start the game
+    # Counted in updates, rounded down, at least one: the same with any number of environments
     updates_between_shifts = max(args.target_network_frequency // args.train_frequency, 1)
     progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=1, dynamic_ncols=True)
     while global_step < args.total_timesteps:
@@ -1080,10 +1094,8 @@ if __name__ == "__main__":
                 batch = buffer.sample(args.batch_size, rng, device)
                 loss, mean_q, td_errors, head_losses, distances = learn(*batch)
                 losses = {"losses/td_loss": loss, "losses/q_values": mean_q}
-                for i, head_loss in enumerate(head_losses, 1):
-                    losses[f"heads/loss_{i}"] = head_loss
-                for i, distance in enumerate(distances, 1):
-                    losses[f"heads/distance_{i - 1}_{i}"] = distance
+                losses.update(zip(loss_tags, head_losses, strict=True))
+                losses.update(zip(distance_tags, distances, strict=True))
                 updates += 1
                 if updates % updates_between_shifts == 0:
                     if args.target_network:

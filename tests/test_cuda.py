@@ -135,6 +135,8 @@ def test_whole_runs_with_and_without_graphs(name, tmp_path):
         env_id = {"MinAtar": "MinAtar/Breakout-v1", "Gym": "CartPole-v1"}[GAMES_OF[name]]
         flags = flags.replace("ALE/Pong-v5", env_id).replace("--eval-steps 1", "--eval-episodes 4")
     flags = accepted(name, flags)
+    if "isdqn" in name:
+        flags += " --eval-head random --target-network-frequency 400"  # with shifts in between
     choices = ["", "--no-cuda-graphs", "--buffer-device cpu"]
     if "online" in name:
         choices.remove("--buffer-device cpu")  # there is no replay

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from conftest import load, run, run_folders
 from test_bad_input import refused
 from test_minatar import SHORT, make_batch
-from test_resume import new_folders, run_here, scalars
+from test_resume import fork, new_folders, run_here, scalars
 from test_update import batch_with_all_kinds
 
 ATARI, MINATAR = "related/isdqn_atari", "related/isdqn_minatar"
@@ -382,6 +382,20 @@ def final_heads(folder, num_heads):
     return weight.view(num_heads, -1, weight.shape[1])
 
 
+def test_atari_shifts_too(tmp_path):
+    """The fourth update, with a period of 16 steps, is that of the loop's turn which begins at step 76."""
+    script = load(ATARI)
+    torch.manual_seed(1)
+    made = script.QNetwork(18, 3, True, 0.0).output.weight.view(3, 18, -1)
+    flags = "--batch-size 4 --learning-starts 64 --buffer-size 400 --target-network-frequency 16 --num-iterations 2"
+    for total, shifted in ((76, False), (77, True)):
+        cwd = tmp_path / str(total)
+        cwd.mkdir()
+        run_here(ATARI, flags, f"--eval-frequency 0 --total-timesteps {total} --save-model", cwd=cwd)
+        heads = final_heads(run_folders(cwd)[0], 3)
+        assert torch.equal(heads[0], made[0]) is not shifted and not torch.equal(heads[1], made[1])
+
+
 @pytest.mark.parametrize("num_envs,total_before,total_after", [(1, 459, 460), (3, 459, 460), (16, 432, 448)])
 def test_the_shift_counts_updates(num_envs, total_before, total_after, tmp_path):
     """Learning starts at step 64 with an update every 4, the period is 100 updates: head 0 is as it was made until the
@@ -431,8 +445,45 @@ def test_what_is_logged(tmp_path):
             assert sum(losses) == pytest.approx(at[step]["losses/td_loss"], rel=1e-5) and min([1, *distances]) > 0
         sizes[flags] = at[0]["charts/parameters"]
         assert at[0]["charts/parameter_bytes"] == 4 * sizes[flags]
+        if online == 3:
+            tags = {f"heads/loss_{i}" for i in (1, 2, 3)} | {f"heads/distance_{i}_{i + 1}" for i in (0, 1, 2)}
+            assert {tag for tag in at[1000] if tag.startswith("heads/")} == tags
     one_head = sum(parameter.numel() for parameter in minatar.QNetwork(4, 3, 1, True, 0.0).parameters())
     assert list(sizes.values()) == [one_head + 3 * 3 * 129, one_head, 2 * one_head]
+
+
+@pytest.mark.parametrize("name", [pytest.param(ATARI, marks=pytest.mark.slow), MINATAR])
+@pytest.mark.parametrize("eval_head", ["mean", "random"])
+def test_which_heads_act_in_a_run(name, eval_head, tmp_path):
+    """A copy of the script writes down which: in training one is drawn, in evaluations what `--eval-head` says, and in
+    the last episodes of `--save-best` too."""
+    line = '    if head == "mean":\n'
+    changes = (line, '    open("heads.txt", "a").write(f"{head} {len(obs)}\\n")\n' + line)
+    forked = fork(tmp_path / "heads.py", changes, name=name)
+    flags = (
+        "--batch-size 4 --learning-starts 64 --buffer-size 400 --start-e 0 --end-e 0 --num-envs 3 --num-iterations 2"
+    )
+    flags += " --total-timesteps 66 --eval-frequency 66 --eval-envs 2 --eval-epsilon 1"
+    flags += " --eval-steps 1" if name == ATARI else " --eval-episodes 2"
+    run_here(forked, flags, f"--save-best --eval-head {eval_head} --no-cuda", cwd=tmp_path)
+    acted = (tmp_path / "heads.txt").read_text().splitlines()
+    assert acted[:22] == ["random 3"] * 22
+    assert set(acted[22:]) == {f"{eval_head} 2", f"{eval_head} 30"}
+
+
+def test_flags_reach_the_network(tmp_path):
+    run_here(MINATAR, f"{SHORT} --eval-frequency 0 --total-timesteps 64 --no-layer-norm --save-model", cwd=tmp_path)
+    model = torch.load(run_folders(tmp_path)[0] / "model.pt", weights_only=True)
+    assert len(model["output.weight"]) == 10 * 3 and len(model) == 6, "three layers, no scales"
+
+
+def test_defaults():
+    """Those of Vincent et al. 2025 on Atari; the base's on MinAtar; everything else is the base's."""
+    own = dict(mean_scaling_coefficient=0.0, num_iterations=9, layer_norm=True, target_network=False, eval_head="mean")
+    theirs = dict(target_network_frequency=8_000, exploration_steps=250_000, learning_starts=20_000)
+    for name, base, changed in ((ATARI, "dqn_atari_mexp", own | theirs), (MINATAR, "minatar_mexp", own)):
+        expected = vars(load(base).Args()) | changed | {"exp_name": name.removeprefix("related/")}
+        assert vars(load(name).Args()) == expected
 
 
 def test_evaluation_heads(tmp_path):

@@ -326,12 +326,16 @@ def test_folders_of_the_same_second(tmp_path):
     assert script.new_run(args, 18, "CPU", ("torch",)) == script.find_runs(args)[-1]
 
 
-@pytest.mark.parametrize("name", ["dqn_atari_mexp", "iqn_atari_mexp"])
+@pytest.mark.parametrize(
+    "name", ["dqn_atari_mexp", "iqn_atari_mexp", pytest.param("related/isdqn_atari", marks=pytest.mark.slow)]
+)
 def test_evaluating_does_not_change_the_training(name, tmp_path):
     """Whether, when and with how many emulators a run is evaluated: the weights are the same."""
     flags = f"{FLAGS} --total-timesteps 310"
     if name in IQN:
         flags += f" {FEW_QUANTILES}"
+    if "isdqn" in name:
+        flags += " --eval-head random --num-iterations 3 --end-e 0 --exploration-steps 1"
     without, often = new_folders(tmp_path, "without", "often")
     run_here(name, flags, "--eval-frequency 0", cwd=without)
     run_here(name, flags, "--eval-frequency 130 --eval-envs 2", cwd=often)
