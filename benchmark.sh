@@ -50,6 +50,14 @@ declare -A agent_scripts=(
   [ALE/iqn_mexp]="iqn_atari_mexp.py"
   [ALE/dueling]="related/dueling_atari.py"
   [ALE/rdq]="related/dueling_atari.py --rdq-beta 0.001"
+  [ALE/eaudeqn]="related/eaudeqn_atari.py"
+  [ALE/eaudeqn_mexp]="related/eaudeqn_atari.py --mean-scaling-coefficient None"
+  [ALE/eaudeqn_w32]="related/eaudeqn_atari.py --width 32"
+  [ALE/eaudeqn_w2048]="related/eaudeqn_atari.py --width 2048"
+  [ALE/polyprune]="related/eaudeqn_atari.py --method polyprune --num-networks 1"
+  [ALE/polyprune_mexp]="related/eaudeqn_atari.py --method polyprune --num-networks 1 --mean-scaling-coefficient None"
+  [ALE/dense]="related/eaudeqn_atari.py --method dense --num-networks 1"
+  [ALE/dense_mexp]="related/eaudeqn_atari.py --method dense --num-networks 1 --mean-scaling-coefficient None"
   [ALE/nature]="related/nature_dqn_atari.py"
   [ALE/nature_mexp]="related/nature_dqn_atari.py --mean-scaling-coefficient None"
   [ALE/softq]="related/softq_atari.py"
@@ -72,6 +80,14 @@ declare -A agent_scripts=(
   [MinAtar/minatar_mexp]="minatar_mexp.py"
   [MinAtar/minatar_dueling]="related/dueling_minatar.py"
   [MinAtar/minatar_rdq]="related/dueling_minatar.py --rdq-beta 0.001"
+  [MinAtar/minatar_eaudeqn]="related/eaudeqn_minatar.py"
+  [MinAtar/minatar_eaudeqn_mexp]="related/eaudeqn_minatar.py --mean-scaling-coefficient None"
+  [MinAtar/minatar_eaudeqn_w32]="related/eaudeqn_minatar.py --width 32"
+  [MinAtar/minatar_eaudeqn_w512]="related/eaudeqn_minatar.py --width 512"
+  [MinAtar/minatar_polyprune]="related/eaudeqn_minatar.py --method polyprune --num-networks 1"
+  [MinAtar/minatar_polyprune_mexp]="related/eaudeqn_minatar.py --method polyprune --num-networks 1 --mean-scaling-coefficient None"
+  [MinAtar/minatar_dense]="related/eaudeqn_minatar.py --method dense --num-networks 1"
+  [MinAtar/minatar_dense_mexp]="related/eaudeqn_minatar.py --method dense --num-networks 1 --mean-scaling-coefficient None"
   [MinAtar/minatar_nature]="related/nature_dqn_minatar.py"
   [MinAtar/minatar_nature_mexp]="related/nature_dqn_minatar.py --mean-scaling-coefficient None"
   [MinAtar/minatar_softq]="related/softq_minatar.py"
@@ -96,6 +112,9 @@ declare -A agent_scripts=(
 sweeps=(
   ALE/dqn_mexp ALE/iqn_mexp ALE/nature ALE/softq ALE/munchausen ALE/isdqn ALE/isdqn1 ALE/targetfree ALE/targetbased
   MinAtar/minatar_mexp MinAtar/minatar_nature MinAtar/minatar_softq MinAtar/minatar_munchausen
+  ALE/eaudeqn ALE/eaudeqn_w32 ALE/eaudeqn_w2048 ALE/polyprune ALE/dense
+  MinAtar/minatar_eaudeqn MinAtar/minatar_eaudeqn_w32 MinAtar/minatar_eaudeqn_w512
+  MinAtar/minatar_polyprune MinAtar/minatar_dense
   MinAtar/minatar_isdqn MinAtar/minatar_isdqn1 MinAtar/minatar_targetfree MinAtar/minatar_targetbased
   Gym/lunarlander
 )

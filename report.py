@@ -15,7 +15,8 @@ Writes README.md, figures (PNG and SVG) and tables (CSV). Learning curves, overe
 and the norms of q and z where runs have them; over the games with a human score (Wang et al. 2016) the mean, median,
 IQM and optimality gap of the human-normalised score with 95% stratified bootstrap intervals (Agarwal et al. 2021,
 `rliable`), and over the games without one the mean, median and IQM of the score divided by DQN's; final score and area
-under the curve against k, and the best k, where a game has three values of k; and the probability of improvement.
+under the curve against k, and the best k, where a game has three values of k; score and sparsity of agents that prune;
+and the probability of improvement.
 The same runs give the same report, byte for byte.
 
 Usage: python report.py runs --out report
@@ -98,6 +99,18 @@ BASELINES = {
     "minatar_dueling": "Dueling DQN",
     "rdq": "Dueling DQN",
     "minatar_rdq": "Dueling DQN",
+    "eaudeqn": "EauDeQN",  # PolyPrune or Dense DQN by `--method`; with `--width` if it is not the script's default
+    "eaudeqn_atari": "EauDeQN",
+    "eaudeqn_minatar": "EauDeQN",
+    "minatar_eaudeqn": "EauDeQN",
+    "eaudeqn_w32": "EauDeQN",
+    "eaudeqn_w2048": "EauDeQN",
+    "minatar_eaudeqn_w32": "EauDeQN",
+    "minatar_eaudeqn_w512": "EauDeQN",
+    "polyprune": "EauDeQN",
+    "minatar_polyprune": "EauDeQN",
+    "dense": "EauDeQN",
+    "minatar_dense": "EauDeQN",
     "softq": "Soft DQN",  # Munchausen-DQN if `--munchausen` is more than 0
     "softq_atari": "Soft DQN",
     "softq_minatar": "Soft DQN",
@@ -151,6 +164,12 @@ COLOURS = {  # Okabe & Ito's palette, with a brown and a grey
     "IB-iS-DQN K=1(n)": "#77C08D",
     "iS-DQN K=9": "#B8860B",
     "IB-iS-DQN K=9(n)": "#EBD08A",
+    "EauDeQN": "#1A9850",
+    "IB-EauDeQN(n)": "#A6D96A",
+    "PolyPrune": "#5E3C99",
+    "IB-PolyPrune(n)": "#B2ABD2",
+    "Dense DQN": "#525252",
+    "IB-Dense DQN(n)": "#BDBDBD",
 }
 OTHER_COLOURS = ["#BEBADA", "#1B4F9C", "#CCEBC5", "#A6761D", "#7A0177", "#3F007D", "#FFD92F", "#4D4D4D", "#66A61E"]
 # Agents with another k than n, from the least k to the greatest: yellow, olive, purple, away from the colours above
@@ -158,6 +177,7 @@ SWEEP_COLOURS = LinearSegmentedColormap.from_list("sweep", ["#E8CC00", "#8FB000"
 
 METRICS = ["score_mean", "overestimation", "action_gap"]  # what is used of eval.csv, besides the step
 NORMS = ["q_norm", "z_norm"]  # the same, but older runs do not have them
+SPARSITY = ["sparsity", "nonzero_weights"]  # the same, of the agents that prune
 AGGREGATES = ["mean", "median", "IQM", "optimality gap"]
 MEASURES = {"final_score": "final score", "auc": "area under the curve"}  # of sweeps over k and relative scores
 RELATIVE_MEASURES = MEASURES | {"overestimation": "final overestimation"}
@@ -268,6 +288,11 @@ def agent_name(args: dict, n: Optional[int]) -> str:
         baseline = "Policy gradient"
     if baseline == "iS-DQN":
         baseline = name_isdqn(args)
+    if baseline == "EauDeQN":
+        baseline = {"polyprune": "PolyPrune", "dense": "Dense DQN"}.get(args.get("method"), baseline)
+        width = args.get("width")
+        if width not in (None, 128 if str(args.get("env_id")).startswith("MinAtar/") else 512):
+            baseline += f"-{width}"
     if k == 0:
         return baseline
     return f"IB-{baseline}({name_coefficient(k, n)})"
@@ -283,8 +308,8 @@ def read_run(folder: Path) -> pd.DataFrame:
     config = json.loads((folder / "config.json").read_text())
     args = config["args"]
     table = pd.read_csv(folder / "eval.csv")
-    norms = [name for name in NORMS if name in table]
-    table = table[["step", *METRICS, *norms]].astype(float)
+    others = [name for name in (*NORMS, *SPARSITY) if name in table]
+    table = table[["step", *METRICS, *others]].astype(float)
     if table.empty or not np.isfinite(table.to_numpy()).all() or not table["step"].is_monotonic_increasing:
         raise ValueError("rows are missing or damaged")
     if not table["step"].is_unique:
@@ -422,7 +447,7 @@ def compare(data: pd.DataFrame) -> tuple[Study, list[str]]:
     """What can be compared in the evaluations of all runs, and notes on what is missing."""
     agents = order_agents(data)
     study = Study(agents, choose_colours(agents))
-    metrics = METRICS + [name for name in NORMS if name in data]
+    metrics = METRICS + [name for name in (*NORMS, *SPARSITY) if name in data]
     notes = []
     for game, here in data.groupby("game"):
         runs = here.groupby("run")["step"]
@@ -529,7 +554,7 @@ def game_table(study: Study, args: Args) -> pd.DataFrame:
             "overestimation": curves["overestimation"][:, -1],
             "action_gap": curves["action_gap"][:, -1],
         }
-        for name in NORMS:
+        for name in (*NORMS, *SPARSITY):
             if name in curves:
                 values[name] = curves[name][:, -1]
         if game in HUMAN:
@@ -822,6 +847,61 @@ def draw_games(study: Study, metric: str, label: str, out: Path, name: str, args
     figure.supxlabel("agent steps")
     figure.supylabel(label)
     save(figure, out, name)
+
+
+def draw_sparsity_curves(study: Study, out: Path, args: Args) -> None:
+    """Score and, below it, sparsity against steps, one column a game, of the games with runs that measured sparsity; of
+    the agents that did not the score alone."""
+    games, _ = study.having("sparsity")
+    agents = [agent for agent in study.agents if any((game, agent) in study.curves for game in games)]
+    size = (max(6, 3.2 * len(games)), 5.2)
+    figure, axes = plt.subplots(2, len(games), figsize=size, squeeze=False, sharex="col", layout="constrained")
+    for game, column in zip(games, axes.T, strict=True):
+        for metric, axis in zip(("score_mean", "sparsity"), column, strict=True):
+            for agent in agents:
+                if metric in study.curves.get((game, agent), {}):
+                    values = study.curves[game, agent][metric]
+                    draw_curve(axis, study, agent, study.steps[game], values.mean(0), band(values, args))
+        column[0].set_title(short(game), fontsize=10)
+        column[1].set_ylim(-0.02, 1.02)
+    axes[0, 0].set_ylabel("score (unclipped return)")
+    axes[1, 0].set_ylabel("sparsity (share of zero weights)")
+    lines = [plt.Line2D([], [], color=study.colours[agent], label=agent) for agent in agents]
+    figure.legend(handles=lines, loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
+    figure.supxlabel("agent steps")
+    save(figure, out, "sparsity_curves")
+
+
+def draw_final_sparsity(study: Study, out: Path, args: Args) -> None:
+    """The final score against the final sparsity, one panel a game: a small point a run, a large one the mean of each
+    agent, with the band of its score."""
+    games, agents = study.having("sparsity")
+    columns = min(4, len(games))
+    rows = math.ceil(len(games) / columns)
+    size = (max(6, 3.2 * columns), max(3.6, 3 * rows))
+    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[len(games) :]:
+        axis.axis("off")
+    for game, axis in zip(games, axes.flat, strict=False):
+        for agent in agents:
+            curves = study.curves.get((game, agent), {})
+            if "sparsity" not in curves or len(curves["sparsity"]) != len(curves["score_mean"]):
+                continue  # of some runs the sparsity is not known
+            score, sparsity = curves["score_mean"][:, -1], curves["sparsity"][:, -1]
+            colour = study.colours[agent]
+            axis.plot(sparsity, score, marker="o", markersize=3, linestyle="none", color=colour, alpha=0.5)
+            axis.plot(sparsity.mean(), score.mean(), marker="o", markersize=7, color=colour)
+            ends = band(score, args)
+            if ends is not None:
+                axis.vlines(sparsity.mean(), *ends, color=colour)
+        axis.set_title(short(game), fontsize=10)
+        axis.set_xlim(-0.05, 1.05)
+        axis.grid(alpha=0.3)
+    lines = [plt.Line2D([], [], color=study.colours[agent], label=agent, marker="o", ls="none") for agent in agents]
+    figure.legend(handles=lines, loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
+    figure.supxlabel("final sparsity (share of zero weights)")
+    figure.supylabel("final score")
+    save(figure, out, "final_sparsity")
 
 
 def draw_aggregate_curves(study: Study, result: Aggregates, out: Path) -> None:
@@ -1121,6 +1201,25 @@ def report_sweep(study: Study, games: pd.DataFrame, out: Path, args: Args) -> li
     ]
 
 
+def report_sparsity(study: Study, out: Path, args: Args) -> list[str]:
+    """Score and sparsity of the agents that prune: two figures; no lines if there is no such agent."""
+    if not study.having("sparsity")[0]:
+        return []
+    draw_sparsity_curves(study, out, args)
+    draw_final_sparsity(study, out, args)
+    return [
+        "## Sparsity",
+        "",
+        "The share of the evaluated network's weights that are zero. Biases do not count; the layer has no weights.",
+        f"Small points are runs, large ones means over runs, bands and bars the {name_bands(args)}.",
+        "",
+        "![Score and sparsity against agent steps, one column a game](sparsity_curves.png)",
+        "",
+        "![Final score against final sparsity, one panel a game](final_sparsity.png)",
+        "",
+    ]
+
+
 def report_pairs(study: Study, out: Path, args: Args) -> list[str]:
     """Every agent against its baseline: the probability of improvement, and the change in each game."""
     table = improvement_table(study, args)
@@ -1161,7 +1260,7 @@ def report_games(study: Study, games: pd.DataFrame, out: Path, args: Args) -> li
         lines += [f"![{caption}]({name}.png)", ""]
     games.to_csv(out / "games.csv", index=False)
     names = ["final_score", "auc", "overestimation", "action_gap"]
-    names += [name for name in (*NORMS, "human_normalised") if name in games]
+    names += [name for name in (*NORMS, *SPARSITY, "human_normalised") if name in games]
     rows = []
     for row in games.to_dict("records"):
         cells = []
@@ -1218,6 +1317,7 @@ def main() -> None:
     of_aggregates, notes_on_aggregates = report_aggregates(study, out, args)
     of_relative, notes_on_relative = report_relative(study, out, args)
     of_sweep = report_sweep(study, games, out, args)
+    of_sparsity = report_sparsity(study, out, args)
     of_pairs = report_pairs(study, out, args)
     notes += notes_on_aggregates + notes_on_relative
 
@@ -1225,7 +1325,7 @@ def main() -> None:
     text = ["# Report", "", f"{total} runs of {', '.join(study.agents)} on {len(study.games)} game(s).", ""]
     if notes:
         text += ["## Notes", "", *(f"- {note}" for note in notes), ""]
-    text += ["## Aggregates", "", *of_aggregates, *of_relative, *of_sweep]
+    text += ["## Aggregates", "", *of_aggregates, *of_relative, *of_sweep, *of_sparsity]
     text += ["## Against the baseline", "", *of_pairs]
     text += ["## Game by game", "", *of_games]
     (out / "README.md").write_text("\n".join(text))

@@ -25,6 +25,8 @@ SCRIPTS = {
     "minatar_mexp.py": ("MinAtar", "DQN"),
     "related/dueling_atari.py": ("Atari", "Dueling DQN"),
     "related/dueling_minatar.py": ("MinAtar", "Dueling DQN"),
+    "related/eaudeqn_atari.py": ("Atari", "Eau De DQN"),
+    "related/eaudeqn_minatar.py": ("MinAtar", "Eau De DQN"),
     "related/isdqn_atari.py": ("Atari", "iS-DQN"),
     "related/isdqn_minatar.py": ("MinAtar", "iS-DQN"),
     "related/nature_dqn_atari.py": ("Atari", "Nature DQN"),
@@ -70,6 +72,14 @@ OF_THE_AGENT = {
     "ChannelLayerNorm",
     "online_heads",
     "target_heads",
+    "QNetworks",
+    "num_pruned",
+    "next_sparsities",
+    "polyprune_sparsity",
+    "acting_probabilities",
+    "select",
+    "end_period",
+    "sparsity_metrics",
 }
 
 # Shared by all that are DQN or all that are IQN: what the last word of the agent's name says
@@ -83,6 +93,7 @@ OWN_OF_THE_AGENT = {
     "iS-DQN": {"check_args"},  # --target-network
     "Soft DQN": {"evaluate", "check_args"},  # columns of the policy
     "Online soft DQN": {"evaluate", "check_args", "log_training"},  # acts by the policy and has no epsilon
+    "Eau De DQN": {"check_args"},
 }
 
 # What single scripts have of their own besides

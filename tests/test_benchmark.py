@@ -26,6 +26,8 @@ ATARI5 = ["BattleZone", "DoubleDunk", "NameThisGame", "Phoenix", "Qbert"]
 ABLATION11 = [*ATARI5, "Alien", "Asterix", "Seaquest", "SpaceInvaders", "WizardOfWor", "Zaxxon"]
 ATARI57 = sorted(game.removeprefix("ALE/").removesuffix("-v5") for game in load("report").HUMAN)
 MUNCHAUSEN = "--munchausen 0.9 --entropy-form entropy"
+POLYPRUNE = "--method polyprune --num-networks 1"
+DENSE = "--method dense --num-networks 1"
 SCRIPTS = {
     "dqn": "dqn_atari.py",
     "dqn_mexp": "dqn_atari_mexp.py",
@@ -53,6 +55,22 @@ SCRIPTS = {
     "minatar_munchausen_mexp": f"related/softq_minatar.py {MUNCHAUSEN} --mean-scaling-coefficient None",
     "minatar_softq_online": "related/softq_online_minatar.py --method q",
     "minatar_softq_pg": "related/softq_online_minatar.py --method pg",
+    "eaudeqn": "related/eaudeqn_atari.py",
+    "eaudeqn_mexp": "related/eaudeqn_atari.py --mean-scaling-coefficient None",
+    "eaudeqn_w32": "related/eaudeqn_atari.py --width 32",
+    "eaudeqn_w2048": "related/eaudeqn_atari.py --width 2048",
+    "polyprune": f"related/eaudeqn_atari.py {POLYPRUNE}",
+    "polyprune_mexp": f"related/eaudeqn_atari.py {POLYPRUNE} --mean-scaling-coefficient None",
+    "dense": f"related/eaudeqn_atari.py {DENSE}",
+    "dense_mexp": f"related/eaudeqn_atari.py {DENSE} --mean-scaling-coefficient None",
+    "minatar_eaudeqn": "related/eaudeqn_minatar.py",
+    "minatar_eaudeqn_mexp": "related/eaudeqn_minatar.py --mean-scaling-coefficient None",
+    "minatar_eaudeqn_w32": "related/eaudeqn_minatar.py --width 32",
+    "minatar_eaudeqn_w512": "related/eaudeqn_minatar.py --width 512",
+    "minatar_polyprune": f"related/eaudeqn_minatar.py {POLYPRUNE}",
+    "minatar_polyprune_mexp": f"related/eaudeqn_minatar.py {POLYPRUNE} --mean-scaling-coefficient None",
+    "minatar_dense": f"related/eaudeqn_minatar.py {DENSE}",
+    "minatar_dense_mexp": f"related/eaudeqn_minatar.py {DENSE} --mean-scaling-coefficient None",
 }
 for minatar, games in (("", "atari"), ("minatar_", "minatar")):
     for name, flags in (
@@ -160,14 +178,16 @@ def test_every_agent(tmp_path):
             _, _, args = parse(line)
             assert args.exp_name == agent and getattr(args, "rdq_beta", 0) == (0.001 if "rdq" in agent else 0)
             without_layer = agent in ("minatar_dqn", "nature", "minatar_nature") or any(
-                script in SCRIPTS[agent] for script in ("softq", "isdqn")
+                script in SCRIPTS[agent] for script in ("softq", "isdqn", "eaudeqn")
             )
             if hasattr(args, "mean_scaling_coefficient"):
                 assert args.mean_scaling_coefficient == (0 if without_layer and "mexp" not in agent else None)
             assert getattr(args, "munchausen", 0) == (0.9 if "munchausen" in agent else 0)
-            assert getattr(args, "method", None) == {"softq_online": "q", "softq_pg": "pg"}.get(
-                agent.removeprefix("minatar_")
-            )
+            stem = agent.removeprefix("minatar_").removesuffix("_mexp").split("_w")[0]
+            methods = {"softq_online": "q", "softq_pg": "pg"} | {m: m for m in ("eaudeqn", "polyprune", "dense")}
+            assert getattr(args, "method", None) == methods.get(stem)
+            if "eaudeqn" in SCRIPTS[agent]:
+                assert args.num_networks == (5 if stem == "eaudeqn" else 1)
 
 
 def test_suite_of_lunarlander(tmp_path):
@@ -212,7 +232,7 @@ def test_sweep_over_k(tmp_path):
         ("nope", "SUITE 'nope' must be quick, minatar, atari5, ablation11, atari57 or lunarlander"),
         ("", "SUITE"),
         ("quick --agents dqn", "--agents 'dqn': 'dqn' is none of minatar_d"),
-        ("atari5 --agents dqn,minatar_dqn", "'minatar_dqn' is none of dqn, dqn_mexp, dueling, iqn, iqn_mexp"),
+        ("atari5 --agents dqn,minatar_dqn", "'minatar_dqn' is none of dense, dense_mexp, dqn, dqn_mexp"),
         (
             "minatar --agents minatar_rdq --k 1",
             "'minatar_rdq' is none of minatar_mexp, minatar_nature, minatar_softq, minatar_munchausen, ",
@@ -223,7 +243,7 @@ def test_sweep_over_k(tmp_path):
         ("minatar --k 0n", "--k '0n' must be a list"),
         ("minatar --dry-run --k 1,1", "name the run Asterix-minatar_mexp_k1-1 twice"),
         ("atari5 --k n,2n -- --no-full-action-space", "--k 'n,2n': multiples of n"),
-        ("atari5 --agents dqn,,iqn", "--agents 'dqn,,iqn': '' is none of dqn"),
+        ("atari5 --agents dqn,,iqn", "--agents 'dqn,,iqn': '' is none of dense"),
         ("minatar --games Breakout,Pong", f"--games 'Breakout,Pong': 'Pong' is none of {', '.join(MINATAR)}"),
         ("atari5 --games Pogn", f"--games 'Pogn': 'Pogn' is none of {', '.join(ATARI57)}"),
         ("quick --games *", "--games '*': '*' is none of Asterix"),

@@ -1,11 +1,12 @@
 """CUDA graphs and the GPU's replay give what plain calls and the CPU give."""
 
 import copy
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
-from conftest import GAMES_OF, IQN, TRAINED, accepted, bind, make_network, run, run_folders
+from conftest import GAMES_OF, IQN, TRAINED, accepted, bind, load, make_network, run, run_folders
 from test_resume import evaluations, scalars
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none was found")
@@ -123,6 +124,38 @@ def test_buffers_give_the_same_batches(script, device):
 def test_too_large_for_the_gpu(script):
     with pytest.raises(MemoryError, match="--buffer-device cpu"):
         script.ReplayBuffer(10**9, 1, CUDA)
+
+
+def test_periods_of_eaudeqn_between_replays():
+    """Selection and pruning between the graph's replays are those of plain calls, and change no tensor's place."""
+    torch.backends.cudnn.deterministic = True
+    script = load("related/eaudeqn_atari")
+    results = []
+    for graphs in (False, True):
+        torch.manual_seed(0)
+        q_networks = script.QNetworks([script.QNetwork(6, 6.0, 64).to(CUDA) for _ in range(5)])
+        target = script.QNetwork(6, 6.0, 64).to(CUDA, memory_format=torch.channels_last).requires_grad_(False)
+        parameters = q_networks.parameters.values()
+        optimizer = torch.optim.Adam(parameters, lr=6.25e-5, eps=1.5e-4, fused=True, capturable=True)
+        args = script.Args(horizon=100_000, max_speed=0.2)
+        learn = partial(learn_eaudeqn, script, q_networks, target, optimizer, args)
+        learn = script.capture(learn, optimizer) if graphs else learn
+        buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(1)
+        for step in range(1, 31):
+            learn(*buffer.sample(32, rng, CUDA))
+            if step % 10 == 0:
+                script.end_period(q_networks, target, optimizer, args, rng, 3_000 * step)
+        results.append((q_networks, target))
+    (plain, _), (graphed, _) = results
+    assert plain.sparsities == graphed.sparsities and max(plain.sparsities) > 0.2
+    for name, stacked in plain.parameters.items():
+        torch.testing.assert_close(stacked, graphed.parameters[name], rtol=1e-5, atol=1e-7)
+    for name, mask in graphed.masks.items():
+        assert (graphed.parameters[name][mask == 0] == 0).all()
+
+
+def learn_eaudeqn(script, q_networks, target, optimizer, args, *batch):
+    return script.update(q_networks, target, optimizer, args, script.Batch(*batch))
 
 
 @pytest.mark.parametrize("name", TRAINED)

@@ -22,6 +22,8 @@ HEADS = "--mean-scaling-coefficient None --num-iterations 3 --eval-head random -
 VARIANTS = {  # flags that turn on what the default leaves out
     "dueling_atari": "--rdq-beta 0.001",
     "dueling_minatar": "--rdq-beta 0.001",
+    "eaudeqn_atari": "--mean-scaling-coefficient None --width 32 --num-networks 3 --horizon 9000",
+    "eaudeqn_minatar": "--mean-scaling-coefficient None --width 32 --horizon 9000",
     "isdqn_atari": HEADS,
     "isdqn_minatar": HEADS,
     "nature_dqn_atari": "--mean-scaling-coefficient None",
@@ -43,8 +45,8 @@ def stem(name):
     return name.removeprefix("related/")
 
 
-# Runs of Atari take long: of three scripts they are among the slow tests
-LONG = ["related/nature_dqn_atari", "related/softq_atari", "related/isdqn_atari"]
+# Runs of Atari take long: of these scripts they are among the slow tests
+LONG = ["related/nature_dqn_atari", "related/softq_atari", "related/isdqn_atari", "related/eaudeqn_atari"]
 MARKED = [pytest.param(name, marks=pytest.mark.slow) if name in LONG else name for name in RELATED]
 
 

@@ -245,6 +245,22 @@ def test_names_of_soft_agents():
         assert report.agent_name({"exp_name": name, "method": "pg"}, 5) == "Policy gradient"
 
 
+def test_names_of_sparse_agents():
+    """What counts is config.json's method and width; the width is named where it is not the script's default."""
+    for name in ("eaudeqn", "minatar_polyprune_mexp", "eaudeqn_minatar", "dense", "minatar_eaudeqn_w512"):
+        for method, agent in (("eaudeqn", "EauDeQN"), ("polyprune", "PolyPrune"), ("dense", "Dense DQN")):
+            args = {"exp_name": name, "method": method, "env_id": "MinAtar/Asterix-v1", "width": 128}
+            assert report.agent_name(args, 5) == agent
+            with_layer = args | {"mean_scaling_coefficient": 5.0}
+            assert report.agent_name(with_layer, 5) == f"IB-{agent}(n)"
+            assert report.agent_name(args | {"width": 512}, 5) == f"{agent}-512"
+            assert report.agent_name(with_layer | {"width": 32}, 5) == f"IB-{agent}-32(n)"
+            assert report.baseline_of(f"IB-{agent}-32(n)") == f"{agent}-32"
+            atari = args | {"env_id": "ALE/Pong-v5"}
+            assert report.agent_name(atari | {"width": 512}, 18) == agent
+            assert report.agent_name(atari, 18) == f"{agent}-128"
+
+
 @pytest.mark.parametrize(
     "args,agent",
     [
@@ -598,6 +614,42 @@ def test_norms_of_new_runs_beside_older_ones(tmp_path, make_report):
     assert len(drawn["learning_curves"].axes) == 2
     lines = drawn["learning_curves"].axes[0].lines
     assert [line.get_ydata().tolist() for line in lines] == [[4.0, 5.0], [4.0, 8.0]]
+
+
+def test_sparsity_of_agents_that_prune(tmp_path, make_report):
+    """Beside agents that measure none: two figures with known points, and columns in the table."""
+    root = tmp_path / "with"
+    sparse = {"exp": "minatar_eaudeqn", "scores": {1: ([2.0, 4.0], [0.1, 0.3]), 2: ([4.0, 8.0], [0.2, 0.5])}}
+    for seed, (scores, sparsities) in sparse["scores"].items():
+        args = {"every": 100_000, "method": "eaudeqn", "width": 128, "mean_scaling_coefficient": 0.0}
+        folder = make_run(root, "MinAtar/Breakout-v1", sparse["exp"], seed, scores, **args)
+        header, *rows = (folder / "eval.csv").read_text().splitlines()
+        rows = [f"{row},{s},{round(1000 * (1 - s))}" for row, s in zip(rows, sparsities, strict=True)]
+        (folder / "eval.csv").write_text("\n".join([f"{header},sparsity,nonzero_weights", *rows]) + "\n")
+    make_run(root, "MinAtar/Breakout-v1", "minatar_dqn", 1, [1.0, 3.0], every=100_000)
+    make_run(root, "MinAtar/Freeway-v1", "minatar_dqn", 1, [1.0, 3.0], every=100_000)
+    result = make_report(root, draw=True)
+    assert_drawn(root, "sparsity_curves", "final_sparsity")
+    curves = result.figures["sparsity_curves"].axes
+    assert len(curves) == 2 and curves[0].get_title() == "Breakout"
+    lines = {line.get_label(): line.get_xydata().tolist() for line in curves[0].lines}
+    assert lines == {"DQN": [[1e5, 1.0], [2e5, 3.0]], "EauDeQN": [[1e5, 3.0], [2e5, 6.0]]}
+    (line,) = curves[1].lines
+    assert line.get_label() == "EauDeQN"
+    np.testing.assert_allclose(line.get_xydata(), [[1e5, 0.15], [2e5, 0.4]])
+    (axis,) = result.figures["final_sparsity"].axes
+    points, mean = [line.get_xydata().tolist() for line in axis.lines]
+    assert points == [[0.3, 4.0], [0.5, 8.0]] and mean == [[0.4, 6.0]]
+    rows = {(row["game"], row["agent"]): row for row in table(root, "games.csv")}
+    row = rows["MinAtar/Breakout-v1", "EauDeQN"]
+    assert (float(row["sparsity"]), float(row["nonzero_weights"])) == (pytest.approx(0.4), pytest.approx(600))
+    assert rows["MinAtar/Breakout-v1", "DQN"]["sparsity"] == ""
+    assert "## Sparsity" in readme(root) and "| sparsity | nonzero weights |" in readme(root)
+
+    make_run(tmp_path / "without", "MinAtar/Breakout-v1", "minatar_dqn", 1, [1.0, 3.0], every=100_000)
+    older = make_report(tmp_path / "without")
+    assert not {"sparsity_curves", "final_sparsity"} & {*older.figures}
+    assert "parsity" not in readme(tmp_path / "without")
 
 
 def test_damaged_norms(tmp_path, make_report):

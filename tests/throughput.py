@@ -61,14 +61,21 @@ def rate(function, seconds: float, device: torch.device) -> float:
     return calls / (time.perf_counter() - start)
 
 
+def load(path: str):
+    """A script as a module."""
+    name = Path(path).stem
+    spec = importlib.util.spec_from_file_location(name, ROOT / path)
+    script = importlib.util.module_from_spec(spec)
+    sys.modules[name] = script
+    spec.loader.exec_module(script)
+    return script
+
+
 class Parts:
     """The script's parts, bound as its main block binds them, with a replay that random actions have filled."""
 
     def __init__(self, args: Args, device: torch.device):
-        spec = importlib.util.spec_from_file_location("script", ROOT / args.script)
-        script = importlib.util.module_from_spec(spec)
-        sys.modules["script"] = script
-        spec.loader.exec_module(script)
+        script = load(args.script)
         if not hasattr(script, "ReplayBuffer"):
             raise SystemExit(f"--script {args.script} has no replay, whose parts are measured here")
         self.device = device
@@ -105,35 +112,51 @@ class Parts:
             sizes.append(float(self.envs.num_actions))
         if hasattr(self.defaults, "rdq_beta"):
             sizes.append(self.defaults.rdq_beta > 0)
-        network = script.QNetwork(*sizes).to(device, memory_format=memory_format)
-        target = network if shared_heads else copy.deepcopy(network).requires_grad_(False)
-        if hasattr(script, "RMSprop"):
-            optimizer = script.RMSprop(
-                network.parameters(),
-                lr=self.defaults.learning_rate,
-                alpha=self.defaults.rmsprop_alpha,
-                eps=self.defaults.rmsprop_eps,
-            )
-        else:
-            optimizer = torch.optim.Adam(
-                network.parameters(),
-                lr=self.defaults.learning_rate,
-                eps=self.defaults.adam_eps,
-                fused=True,
-                capturable=device.type == "cuda",
-            )
 
-        def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
-            return script.update(network, target, optimizer, self.defaults, script.Batch(*batch))
+        def bind(script, sizes: list, count: int = 1) -> tuple:
+            """`update` of a batch's tensors and `action_values`, of `count` networks where the script stacks them."""
+            network = script.QNetwork(*sizes).to(device, memory_format=memory_format)
+            target = network if shared_heads else copy.deepcopy(network).requires_grad_(False)
+            parameters = network.parameters()
+            if hasattr(script, "QNetworks"):
+                network = script.QNetworks([script.QNetwork(*sizes).to(device) for _ in range(count)])
+                parameters = network.parameters.values()
+            if hasattr(script, "RMSprop"):
+                optimizer = script.RMSprop(
+                    parameters,
+                    lr=self.defaults.learning_rate,
+                    alpha=self.defaults.rmsprop_alpha,
+                    eps=self.defaults.rmsprop_eps,
+                )
+            else:
+                optimizer = torch.optim.Adam(
+                    parameters,
+                    lr=self.defaults.learning_rate,
+                    eps=self.defaults.adam_eps,
+                    fused=True,
+                    capturable=device.type == "cuda",
+                )
 
-        action_values = partial(script.action_values, network)
-        if iqn:
-            action_values = partial(script.action_values, network, self.defaults.num_quantile_samples)
-        if shared_heads:
-            action_values = partial(script.action_values, network, "random")
-        if device.type == "cuda":
-            learn = script.capture(learn, optimizer)
-            action_values = script.capture(action_values)
+            def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
+                return script.update(network, target, optimizer, self.defaults, script.Batch(*batch))
+
+            action_values = partial(script.action_values, network)
+            if iqn:
+                action_values = partial(script.action_values, network, self.defaults.num_quantile_samples)
+            if shared_heads:
+                action_values = partial(script.action_values, network, "random")
+            if device.type == "cuda":
+                learn = script.capture(learn, optimizer)
+                action_values = script.capture(action_values)
+            return learn, action_values
+
+        self.others = {}  # updates to compare with, if the script stacks networks: of a stack of one, and its base's
+        if hasattr(script, "QNetworks"):
+            base = load("minatar_mexp.py" if self.in_turn else "dqn_atari_mexp.py")
+            self.others["base"], _ = bind(base, sizes)
+            sizes = [*sizes, self.defaults.width]
+            self.others["one"], _ = bind(script, sizes)
+        learn, action_values = bind(script, sizes, getattr(self.defaults, "num_networks", 1))
         self.learn = learn
         self.values = action_values
         self.to_device = script.to_device
@@ -170,10 +193,11 @@ class Parts:
         self.obs, *_ = self.envs.recv()
 
     def act(self) -> np.ndarray:
-        return self.values(self.to_device(self.obs, self.device)).cpu().numpy().argmax(1)
+        return self.values(self.to_device(self.obs, self.device)).cpu().numpy().argmax(-1)
 
-    def update(self) -> None:
-        self.learn(*self.buffer.sample(self.defaults.batch_size, self.rng, self.device))
+    def update(self, other: Optional[str] = None) -> None:
+        learn = self.others[other] if other else self.learn
+        learn(*self.buffer.sample(self.defaults.batch_size, self.rng, self.device))
 
     def bare(self) -> None:
         """One step of the bare loop: all environments, and the updates that are due."""
@@ -188,6 +212,8 @@ class Parts:
         parts = {"emulate": self.emulate, "act": self.act, "update": self.update}
         if self.in_turn:
             parts["bare"] = self.bare
+        for other in self.others:
+            parts[f"update_{other}"] = partial(self.update, other)
         return {name: rate(part, seconds, self.device) for name, part in parts.items()}
 
 
@@ -283,6 +309,11 @@ def main() -> None:
     print(f"| emulator alone | {rates['emulate'] * args.num_envs:,.0f} | agent steps |")
     print(f"| `action_values` alone | {rates['act'] * args.num_envs:,.0f} | agent steps |")
     print(f"| `update` alone | {rates['update']:,.1f} | gradient steps of {parts.defaults.batch_size} |")
+    names = {"one": "a stack of one network", "base": "the base script"}
+    for other in parts.others:
+        speed = rates[f"update_{other}"]
+        ratio = statistics.median(r[f"update_{other}"] / r["update"] for r in rounds)
+        print(f"| `update` of {names[other]} | {speed:,.1f} | gradient steps; {ratio:.2f} times as many a second |")
     if parts.in_turn:
         print(f"| bare loop of the three | {rates['bare'] * args.num_envs:,.0f} | agent steps |")
     print(f"| full loop | {steps:,.1f} | agent steps |")

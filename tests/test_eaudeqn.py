@@ -1,0 +1,735 @@
+"""`related/eaudeqn_*.py`: masks, selection, schedules, and the stack of networks against plain modules in float64."""
+
+import copy
+import csv
+import importlib.util
+import math
+import sys
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from conftest import ROOT, load, run_folders
+from test_bad_input import refused
+from test_capture import cuda  # noqa: F401  (a fixture)
+from test_resume import evaluations, fork, run_here, scalars
+from torch.utils._python_dispatch import TorchDispatchMode
+
+ATARI, MINATAR = "related/eaudeqn_atari", "related/eaudeqn_minatar"
+minatar = load(MINATAR)
+LR, EPS = 1e-3, 1e-3
+
+
+@pytest.fixture(params=[ATARI, MINATAR])
+def script(request):
+    return load(request.param)
+
+
+@pytest.fixture
+def doubles(monkeypatch):
+    """The scripts' networks compute in float64: what they convert to float32 becomes float64."""
+    monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
+
+
+def make_networks(script, count=5, width=16, k=3.0):
+    """Networks with biases that are not 0 either."""
+    torch.manual_seed(0)
+    sizes = (3, k, width) if hasattr(script, "AtariEnvs") else (4, 3, k, width)
+    networks = [script.QNetwork(*sizes) for _ in range(count)]
+    for network in networks:
+        torch.nn.init.normal_(network.output.bias, std=0.3)
+    return networks
+
+
+def make_batch(script, size=8, seed=1, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    if hasattr(script, "AtariEnvs"):
+        obs = torch.randint(256, (2, size, 4, 84, 84), dtype=torch.uint8, generator=generator)
+    else:
+        obs = torch.rand(2, size, 10, 10, 4, generator=generator) < 0.3
+    return script.Batch(
+        obs=obs[0],
+        actions=torch.randint(3, (size,), generator=generator),
+        rewards=torch.randn(size, generator=generator).to(dtype),
+        next_obs=obs[1],
+        terminated=(torch.arange(size) % 5 == 0).to(dtype),
+    )
+
+
+def adam(parameters):
+    return torch.optim.Adam(parameters, lr=LR, eps=EPS, fused=True)
+
+
+def by_size(weights, pruned):
+    """The indices of a flat list of weights in the order of pruning: pruned ones, then the smallest; of equal ones the
+    first."""
+    return sorted(range(len(weights)), key=lambda i: (-1 if i in pruned else abs(weights[i]), i))
+
+
+# MASKS
+
+
+@pytest.mark.parametrize("sparsity", [0.0, 1e-4, 0.01, 0.1, 0.29, 1 / 3, 0.5, 0.77, 0.95, 0.99, 0.9999, 1.0])
+def test_numbers_of_pruned_weights(script, sparsity):
+    """Of every weight tensor the nearest whole number, never all; the smallest ones; no bias."""
+    networks = make_networks(script)
+    before = networks[2].state_dict()
+    q_networks = script.QNetworks(networks)
+    q_networks.replace(2, [0.0, sparsity, sparsity / 2, 0.0, 0.5])
+    assert q_networks.sparsities == [0.0, sparsity, sparsity / 2, 0.0, 0.5]
+    for i, asked in enumerate(q_networks.sparsities):
+        for name, after in q_networks.state_of(i).items():
+            if name.endswith("bias"):
+                assert torch.equal(after, before[name])
+                continue
+            size = after.numel()
+            count = min(math.floor(asked * size + 0.5), size - 1)
+            mask = q_networks.masks[name][i]
+            assert int((mask == 0).sum()) == int((after == 0).sum()) == count, (name, asked)
+            assert torch.equal(after, before[name] * mask) and set(mask.unique().tolist()) <= {0.0, 1.0}
+            if 0 < count:
+                assert before[name][mask == 0].abs().max() <= before[name][mask == 1].abs().min()
+    assert {name.removesuffix(".weight") for name in q_networks.masks} == {
+        name.removesuffix(".bias") for name in before if name.endswith("bias")
+    }, "every layer, the last one too"
+
+
+def test_ties_are_broken_by_index():
+    networks = make_networks(minatar, 2)
+    pattern = torch.tensor([0.5, -0.25, 0.25, 0.0, -0.5, 0.25])
+    weight = networks[0].network[3].weight
+    weight.data = pattern.repeat(weight.numel() // 6 + 1)[: weight.numel()].view_as(weight)
+    q_networks = minatar.QNetworks(networks)
+    order = by_size(weight.flatten().tolist(), set())
+    for sparsity in (0.1, 0.2, 0.4, 0.9):
+        q_networks.replace(0, [0.0, sparsity])
+        mask = q_networks.masks["network.3.weight"][1].flatten()
+        assert set(torch.nonzero(mask == 0).flatten().tolist()) == set(order[: round(sparsity * len(order))])
+
+
+def test_what_is_pruned_stays_pruned_beside_a_zero():
+    """A weight that happens to be 0 does not take the place of a pruned one."""
+    q_networks = minatar.QNetworks(make_networks(minatar, 2))
+    q_networks.replace(0, [0.3, 0.3])
+    name = "network.3.weight"
+    pruned = q_networks.masks[name][0] == 0
+    first_kept = int(torch.nonzero(~pruned.flatten())[0])
+    q_networks.parameters[name].data[0].view(-1)[first_kept] = 0.0
+    q_networks.replace(0, [0.3, 0.4])
+    assert torch.equal(q_networks.masks[name][0] == 0, pruned), "as many as before: the same"
+    assert (q_networks.masks[name][1] == 0)[pruned].all()
+
+
+def test_pruned_weights_stay_zero(script):
+    """Through 200 steps of Adam, whose momentum from before the pruning would revive them, until they are replaced."""
+    steps = 200 if script is minatar else 12
+    networks = make_networks(script, 3)
+    target = copy.deepcopy(networks[0]).requires_grad_(False)
+    q_networks = script.QNetworks(networks)
+    optimizer = adam(q_networks.parameters.values())
+    args = script.Args()
+    for seed in range(5):  # momentum
+        script.update(q_networks, target, optimizer, args, make_batch(script, 4, seed))
+    q_networks.replace(1, [0.0, 0.5, 0.9])
+    masks = {name: mask.clone() for name, mask in q_networks.masks.items()}
+    moments = [state["exp_avg"] for state in optimizer.state.values()]
+    assert any(moment.abs().max() > 1e-4 for moment in moments)
+    first = {name: stacked.detach().clone() for name, stacked in q_networks.parameters.items()}
+    for seed in range(steps):
+        script.update(q_networks, target, optimizer, args, make_batch(script, 4, seed))
+        for name, mask in masks.items():
+            stacked = q_networks.parameters[name]
+            assert (stacked[mask == 0] == 0).all() and (stacked.grad[mask == 0] == 0).all()
+    for name, mask in masks.items():
+        assert torch.equal(q_networks.masks[name], mask)
+        moved = (q_networks.parameters[name] != first[name]) & (mask == 1)
+        assert moved.float().mean() > 0.02, "the others learn"
+    q_networks.replace(0, [0.0, 0.0, 0.2])
+    for name, mask in q_networks.masks.items():
+        assert (mask[1] == 1).all() and torch.equal(q_networks.parameters[name][1], q_networks.parameters[name][0])
+
+
+# SELECTION
+
+
+@pytest.mark.parametrize(
+    "losses,chosen",
+    [
+        ([3.0, 2.0, 1.0, 2.0, 5.0], 2),
+        ([0.1, 0.2, 0.3, 0.4, 0.5], 0),
+        ([5.0, 4.0, 3.0, 2.0, 1.0], 4),
+        ([2.0, 1.0, 1.0, 3.0, 1.0], 1),  # of equal ones the first
+        ([math.nan, 2.0, math.nan, 1.0, 9.0], 3),
+        ([math.inf, math.nan, 7.0, math.inf, 8.0], 2),
+        ([math.nan] * 5, 0),
+        ([math.nan, math.inf, math.inf, math.nan, math.nan], 0),
+    ],
+)
+def test_selection(losses, chosen):
+    """The chosen network is the target, and all slots are made of it as it was; in place, with Adam's state zero."""
+    networks = make_networks(minatar)
+    target = copy.deepcopy(networks[0]).requires_grad_(False)
+    q_networks = minatar.QNetworks(networks)
+    optimizer = adam(q_networks.parameters.values())
+    args = minatar.Args(total_timesteps=100_000, horizon=100_000, max_speed=0.05)
+    for seed in range(3):
+        minatar.update(q_networks, target, optimizer, args, make_batch(minatar, seed=seed))
+    q_networks.replace(1, [0.05, 0.1, 0.2, 0.3, 0.4])  # networks that differ in masks ...
+    for seed in range(3):
+        minatar.update(q_networks, target, optimizer, args, make_batch(minatar, seed=seed))  # ... and weights
+    q_networks.losses.copy_(torch.tensor(losses))
+    before = [{name: value.clone() for name, value in q_networks.state_of(i).items()} for i in range(5)]
+    tensors = [*q_networks.parameters.values(), *q_networks.masks.values(), q_networks.losses, *target.parameters()]
+    tensors += [tensor for moments in optimizer.state.values() for tensor in moments.values()]
+    places = [tensor.data_ptr() for tensor in tensors]
+    assert all(moments["step"] == 6 and moments["exp_avg"].any() for moments in optimizer.state.values())
+
+    logged = minatar.end_period(q_networks, target, optimizer, args, np.random.default_rng(0), 50_000)
+    assert logged["networks/chosen"] == chosen
+    sparsity = [0.05, 0.1, 0.2, 0.3, 0.4][chosen]
+    assert q_networks.sparsities[0] == logged["networks/target_sparsity"] == sparsity
+    expected = minatar.next_sparsities(sparsity, np.random.default_rng(0).uniform(0, 3, size=4), args, 50_000)
+    assert q_networks.sparsities[1:] == expected.tolist()
+    for name, value in before[chosen].items():
+        assert torch.equal(target.state_dict()[name], value) and torch.equal(q_networks.state_of(0)[name], value)
+        for i in range(1, 5):
+            slot = q_networks.state_of(i)[name]
+            if name.endswith("bias"):
+                assert torch.equal(slot, value)
+                continue
+            count = round(q_networks.sparsities[i] * value.numel())
+            flat = value.flatten().tolist()
+            pruned = {j for j, weight in enumerate(flat) if weight == 0}
+            gone = by_size(flat, pruned)[:count]
+            by_hand = value.clone().flatten()
+            by_hand[gone] = 0
+            assert torch.equal(slot.flatten(), by_hand)
+    assert all(not tensor.any() for moments in optimizer.state.values() for tensor in moments.values())
+    assert not q_networks.losses.any()
+    after = [*q_networks.parameters.values(), *q_networks.masks.values(), q_networks.losses, *target.parameters()]
+    after += [tensor for moments in optimizer.state.values() for tensor in moments.values()]
+    assert [tensor.data_ptr() for tensor in after] == places
+    for i in range(5):
+        assert logged[f"networks/accumulated_loss_{i}"] == pytest.approx(losses[i], nan_ok=True)
+        assert logged[f"networks/sparsity_{i}"] == [0.05, 0.1, 0.2, 0.3, 0.4][i]
+    zeros = minatar.sparsity_metrics(target)
+    assert logged["networks/target_nonzero_weights"] == zeros["nonzero_weights"]
+    assert zeros["sparsity"] == pytest.approx(sparsity, abs=1e-3)
+
+
+@pytest.mark.parametrize("method", ["polyprune", "dense"])
+def test_periods_of_a_single_network(method):
+    """The target network follows it; its weights and Adam's state stay."""
+    networks = make_networks(minatar, 1)
+    target = copy.deepcopy(networks[0]).requires_grad_(False)
+    q_networks = minatar.QNetworks(networks)
+    optimizer = adam(q_networks.parameters.values())
+    args = minatar.Args(method=method, num_networks=1, horizon=100_000)
+    minatar.update(q_networks, target, optimizer, args, make_batch(minatar))
+    q_networks.replace(0, [0.4])
+    state, moments = copy.deepcopy(q_networks.state_of(0)), copy.deepcopy(optimizer.state_dict()["state"])
+    rng = np.random.default_rng(0)
+    assert q_networks.losses.item() > 0
+    logged = minatar.end_period(q_networks, target, optimizer, args, rng, 1000)
+    assert logged["networks/target_sparsity"] == 0.4 and q_networks.losses.item() == 0
+    assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
+    for name in state:
+        assert torch.equal(state[name], target.state_dict()[name])
+        assert torch.equal(state[name], q_networks.state_of(0)[name])
+    for i, saved in optimizer.state_dict()["state"].items():
+        assert all(torch.equal(saved[key], moments[i][key]) for key in saved)
+
+
+class Waits(TorchDispatchMode):
+    """Counts what would wait for a GPU: numbers read from a tensor, and outputs whose shape depends on the values."""
+
+    names = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount")
+
+    def __init__(self):
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += any(func.__name__.startswith(name) for name in self.names)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_period_ends_with_one_wait(monkeypatch):
+    """The losses are read at once; pruning and zeroing read nothing."""
+    networks = make_networks(minatar)
+    target = copy.deepcopy(networks[0]).requires_grad_(False)
+    q_networks = minatar.QNetworks(networks)
+    optimizer = adam(q_networks.parameters.values())
+    args = minatar.Args(horizon=100_000)
+    minatar.update(q_networks, target, optimizer, args, make_batch(minatar))
+    copies = []
+    cpu = torch.Tensor.cpu
+
+    def counted(tensor):
+        copies.append(tensor.shape)
+        return cpu(tensor)
+
+    monkeypatch.setattr(torch.Tensor, "cpu", counted)
+    with Waits() as waits:
+        minatar.end_period(q_networks, target, optimizer, args, np.random.default_rng(0), 1000)
+    assert waits.count == 0 and copies == [(5,)]
+    with Waits() as waits:
+        minatar.sparsity_metrics(target)
+        q_networks.losses.sum().item()
+    assert waits.count > 0, "it does count"
+
+
+def test_between_captured_updates(cuda):  # noqa: F811
+    """With CUDA graphs, by the stand-in for a GPU: periods that end between replayed updates are seen by them."""
+    results = []
+    for graphs in (False, True):
+        networks = make_networks(minatar)
+        target = copy.deepcopy(networks[0]).requires_grad_(False)
+        q_networks = minatar.QNetworks(networks)
+        optimizer = adam(q_networks.parameters.values())
+        args = minatar.Args(horizon=10_000, max_speed=0.3)
+        rng = np.random.default_rng(3)
+
+        def learn(*batch, parts=(q_networks, target, optimizer, args)):
+            return minatar.update(*parts, minatar.Batch(*batch))
+
+        call = minatar.capture(cuda.launched(learn), optimizer) if graphs else learn
+        for step in range(1, 13):
+            call(*make_batch(minatar, seed=step))
+            if step % 4 == 0:
+                minatar.end_period(q_networks, target, optimizer, args, rng, 500 * step)
+        results.append((q_networks, target, optimizer))
+    (plain, plain_target, _), (graphed, graphed_target, optimizer) = results
+    assert cuda.captures == 1 and cuda.events.count("replayed") == 9
+    assert plain.sparsities == graphed.sparsities and max(plain.sparsities) > 0.3
+    for name in plain.parameters:
+        assert torch.equal(plain.parameters[name], graphed.parameters[name])
+    for one, other in zip(plain_target.parameters(), graphed_target.parameters(), strict=True):
+        assert torch.equal(one, other)
+    assert all(moments["step"] == 0 for moments in optimizer.state.values()), "the last period ended at step 12"
+
+
+# SPARSITIES
+
+
+BY_HAND = [  # T, H, t, s, u, max_speed, the new sparsity
+    (8_000, 10_000_000, 24_000, 0.0, 0.0, 0.01, 0.0),
+    (8_000, 10_000_000, 24_000, 0.0, 1.0, 0.01, 8_000 / 9_976_000),
+    (8_000, 10_000_000, 24_000, 0.0, 2.0, 0.01, 1 - (9_968_000 / 9_976_000) ** 2),
+    (8_000, 10_000_000, 24_000, 0.0, 3.0, 0.01, 1 - (9_968_000 / 9_976_000) ** 3),
+    (8_000, 10_000_000, 5_000_000, 0.5, 1.0, 0.01, 0.5008),
+    (8_000, 10_000_000, 5_000_000, 0.5, 0.0, 0.01, 0.5),
+    (8_000, 10_000_000, 5_000_000, 0.5, 3.0, 0.01, 1 - 0.5 * 0.9984**3),
+    (8_000, 10_000_000, 9_900_000, 0.5, 1.0, 0.01, 0.51),  # 0.54 without the cap
+    (8_000, 10_000_000, 9_900_000, 0.5, 0.1, 0.01, 1 - 0.5 * 0.92**0.1),
+    (8_000, 10_000_000, 9_900_000, 0.5, 1.0, 0.1, 0.54),
+    (8_000, 10_000_000, 9_984_000, 0.9, 1.0, 1.0, 0.95),  # half of what is left
+    (8_000, 10_000_000, 9_984_000, 0.9, 2.0, 1.0, 0.975),
+    (8_000, 10_000_000, 9_992_000, 0.9, 1.0, 0.01, 0.91),  # the last period
+    (8_000, 10_000_000, 9_992_000, 0.9, 1.0, 1.0, 1.0),
+    (8_000, 10_000_000, 9_992_000, 0.9, 0.0, 1.0, 0.9),
+    (8_000, 10_000_000, 10_000_000, 0.9, 0.5, 0.02, 0.92),  # the horizon itself
+    (8_000, 10_000_000, 9_996_000, 0.995, 2.0, 0.01, 1.0),  # less than a period is left
+    (1_000, 500_000, 250_000, 0.2, 1.5, 0.01, 1 - 0.8 * 0.996**1.5),
+    (1_000, 500_000, 250_000, 0.2, 2.9, 0.005, 0.205),
+    (1_000, 500_000, 499_000, 0.0, 3.0, 0.01, 0.01),
+]
+
+
+@pytest.mark.parametrize("period,horizon,step,sparsity,exponent,max_speed,expected", BY_HAND)
+def test_next_sparsities_by_hand(period, horizon, step, sparsity, exponent, max_speed, expected):
+    args = minatar.Args(target_network_frequency=period, horizon=horizon, max_speed=max_speed)
+    (got,) = minatar.next_sparsities(sparsity, np.array([exponent]), args, step)
+    assert got == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("choose", ["first", "last", "random"])
+@pytest.mark.parametrize("max_speed", [0.01, 1.0])
+def test_sparsity_along_the_chosen_line(choose, max_speed):
+    """Whichever network is chosen, sparsity never falls, rises by no more than allowed, and never exceeds 1."""
+    rng = np.random.default_rng(0)
+    args = minatar.Args(target_network_frequency=1_000, horizon=300_000, max_speed=max_speed)
+    sparsity = 0.0
+    for step in range(1_000, 300_001, 1_000):
+        slots = [sparsity, *minatar.next_sparsities(sparsity, rng.uniform(0, 3, size=4), args, step).tolist()]
+        assert all(sparsity <= slot <= 1 and slot <= sparsity + max_speed for slot in slots)
+        sparsity = {"first": slots[0], "last": max(slots), "random": slots[rng.integers(5)]}[choose]
+    assert (sparsity == 0) == (choose == "first")
+
+
+def test_exponent_one_is_linear_in_time():
+    """With u = 1 in every period, and no cap, the weights that are left fall linearly to none at the horizon."""
+    args = minatar.Args(target_network_frequency=1_000, horizon=200_000, max_speed=1.0)
+    sparsity = 0.0
+    for step in range(0, 200_000, 1_000):
+        assert sparsity == pytest.approx(step / 200_000, abs=1e-9)
+        (sparsity,) = minatar.next_sparsities(sparsity, np.ones(1), args, step)
+    assert sparsity == 1.0
+
+
+@pytest.mark.parametrize(
+    "progress,expected",
+    [
+        (0.0, 0.0),
+        (0.1, 0.0),
+        (0.2, 0.0),
+        (0.35, 0.95 * (1 - 0.75**3)),
+        (0.5, 0.95 * 0.875),
+        (0.65, 0.95 * (1 - 0.25**3)),
+        (0.8, 0.95),
+        (0.9, 0.95),
+        (1.0, 0.95),
+    ],
+)
+def test_schedule_of_polyprune(progress, expected):
+    assert minatar.polyprune_sparsity(progress, 0.95) == pytest.approx(expected, abs=1e-12)
+
+
+# ACTING
+
+
+def test_acting_probabilities():
+    got = minatar.acting_probabilities(np.array([1.0, 2.0, 4.0], np.float32))
+    np.testing.assert_allclose(got, np.array([4, 2, 1]) / 7, rtol=1e-5)
+    got = minatar.acting_probabilities(np.array([0.0, 1e-6, 3e-6]))
+    np.testing.assert_allclose(got, np.array([4, 2, 1]) / 7)
+    np.testing.assert_allclose(minatar.acting_probabilities(np.zeros(5)), 0.2)
+    got = minatar.acting_probabilities(np.array([math.nan, 3.0, math.inf, 1.0], np.float32))
+    np.testing.assert_allclose(got, [0, 0.25, 0, 0.75], rtol=1e-5)
+    np.testing.assert_allclose(minatar.acting_probabilities(np.array([math.nan, math.inf])), 0.5)
+    for count in (1, 5, 64):
+        assert minatar.acting_probabilities(np.random.default_rng(0).random(count)).sum() == pytest.approx(1, abs=1e-12)
+
+
+STEP = "        next_obs, rewards, terminated, truncated, done, info = envs.step(actions)\n"
+ONE_HOT = (  # a copy of the script in which network i prefers action i, and whose actions are written down
+    ("return self.network.mean_expansion(x.transpose(1, 2))", "return torch.eye(5)[:, None].repeat(1, len(obs), 1)"),
+    (STEP, "        print('acts', *actions)\n" + STEP),
+)
+
+
+@pytest.mark.parametrize("losses", ["", "torch.tensor([1.0, 1e9, 3.0, 1e9, torch.nan])"])
+def test_the_networks_that_act(losses, tmp_path):
+    """Each environment draws one anew in every step; greedy actions of 600 steps."""
+    changes = list(ONE_HOT)
+    if losses:
+        changes.append(("networks[0].output.bias.new_zeros(len(networks))", losses))
+    name = fork(tmp_path / "one_hot.py", *changes, name=MINATAR)
+    flags = "--env-id MinAtar/Asterix-v1 --num-envs 3 --start-e 0 --end-e 0 --total-timesteps 1800 --buffer-size 3000"
+    flags += " --eval-frequency 0 --checkpoint-frequency 0 --learning-starts 2000"
+    lines = run_here(name, flags, cwd=tmp_path).stdout.splitlines()
+    actions = np.array([line.split()[1:] for line in lines if line.startswith("acts")]).astype(int)
+    assert actions.shape == (600, 3)
+    shares = np.bincount(actions.ravel(), minlength=5) / actions.size
+    np.testing.assert_allclose(shares, [0.75, 0, 0.25, 0, 0] if losses else [0.2] * 5, atol=0.04)
+    agree = (actions[:, 0] == actions[:, 1]).mean()
+    assert agree == pytest.approx(0.625 if losses else 0.2, abs=0.08), "drawn for each environment"
+
+
+# THE STACK AGAINST PLAIN MODULES
+
+
+def plain_update(network, target, optimizer, masks, batch):
+    """One network's step with plain modules. Returns its loss."""
+    with torch.no_grad():
+        bootstrap = target(batch.next_obs).max(1).values * (1 - batch.terminated)
+    values = network(batch.obs)[torch.arange(len(batch.actions)), batch.actions]
+    loss = F.mse_loss(values, batch.rewards + 0.99 * bootstrap)
+    optimizer.zero_grad()
+    loss.backward()
+    parameters = dict(network.named_parameters())
+    for name, mask in masks.items():
+        parameters[name].grad *= mask
+    optimizer.step()
+    with torch.no_grad():
+        for name, mask in masks.items():
+            parameters[name] *= mask
+    return loss.item()
+
+
+def test_five_stacked_networks_are_five_separate_ones(script, doubles):
+    """50 updates in float64, with a period that ends in the middle."""
+    updates, size = (50, 8) if script is minatar else (6, 2)
+    networks = [network.double() for network in make_networks(script)]
+    target = copy.deepcopy(networks[0]).requires_grad_(False)
+    separate = copy.deepcopy(networks)
+    other_target = copy.deepcopy(target)
+    q_networks = script.QNetworks(networks)
+    optimizer = adam(q_networks.parameters.values())
+    optimizers = [torch.optim.Adam(network.parameters(), lr=LR, eps=EPS) for network in separate]
+    masks = [{name: torch.ones_like(value[0]) for name, value in q_networks.masks.items()} for _ in range(5)]
+    args = script.Args(gamma=0.99, horizon=10_000, target_network_frequency=1_000, max_speed=0.4)
+    sums = [0.0] * 5
+    for t in range(updates):
+        batch = make_batch(script, size, seed=t, dtype=torch.float64)
+        loss, mean_q, td_errors = script.update(q_networks, target, optimizer, args, batch)
+        losses = [
+            plain_update(network, other_target, each, mask, batch)
+            for network, each, mask in zip(separate, optimizers, masks, strict=True)
+        ]
+        sums = [total + each for total, each in zip(sums, losses, strict=True)]
+        assert loss.item() == pytest.approx(np.mean(losses), rel=1e-10)
+        np.testing.assert_allclose(td_errors.square().mean(1), losses, rtol=1e-10)
+        if t == updates // 2:
+            np.testing.assert_allclose(q_networks.losses, sums, rtol=1e-10)
+            script.end_period(q_networks, target, optimizer, args, np.random.default_rng(t), 7_000)
+            best = copy.deepcopy(separate[int(np.argmin(sums))])
+            other_target.load_state_dict(best.state_dict())
+            sums = [0.0] * 5
+            assert q_networks.sparsities[0] == 0 and max(q_networks.sparsities) > 0.2
+            for i in range(5):
+                separate[i].load_state_dict(best.state_dict())
+                optimizers[i] = torch.optim.Adam(separate[i].parameters(), lr=LR, eps=EPS)
+                for name, weight in separate[i].named_parameters():
+                    if name.endswith("weight"):
+                        count = round(q_networks.sparsities[i] * weight.numel())
+                        order = np.argsort(weight.detach().abs().flatten().numpy(), kind="stable")
+                        masks[i][name].view(-1)[order[:count].copy()] = 0
+                        weight.data *= masks[i][name]
+    for i, network in enumerate(separate):
+        for name, expected in network.state_dict().items():
+            got = q_networks.state_of(i)[name]
+            assert (got - expected).abs().max() < 1e-10, (i, name)
+    distances = [
+        (q_networks.state_of(0)["network.0.weight"] - q_networks.state_of(i)["network.0.weight"]).abs().max()
+        for i in range(1, 5)
+    ]
+    assert min(distances) > 1e-5, "they are different networks"
+
+
+@pytest.mark.parametrize("base", ["dqn_atari_mexp", "minatar_mexp"])
+def test_one_dense_network_is_the_base_with_this_loss(base, doubles, monkeypatch, tmp_path):
+    """The base's own text, with a mean squared loss in the place of its own; 20 updates in float64."""
+    script = load(ATARI if base == "dqn_atari_mexp" else MINATAR)
+    fork(tmp_path / f"{base}_mse.py", ("0.5 * td_errors.square().sum()", "td_errors.square().mean()"), name=base)
+    spec = importlib.util.spec_from_file_location(f"{base}_mse", tmp_path / f"{base}_mse.py")
+    module = importlib.util.module_from_spec(spec)
+    monkeypatch.setitem(sys.modules, f"{base}_mse", module)  # where a dataclass looks for its own module
+    spec.loader.exec_module(module)
+
+    width = 512 if base == "dqn_atari_mexp" else 128
+    updates, size = (3, 2) if base == "dqn_atari_mexp" else (20, 8)
+    torch.manual_seed(0)
+    sizes = (3, 3.0) if base == "dqn_atari_mexp" else (4, 3, 3.0)
+    network = module.QNetwork(*sizes).double()
+    same = script.QNetwork(*sizes, width).double()
+    same.load_state_dict(network.state_dict())
+    target = copy.deepcopy(network).requires_grad_(False)
+    for parameter in target.parameters():
+        parameter.data *= 1.1
+    same_target = copy.deepcopy(same).requires_grad_(False)
+    same_target.load_state_dict(target.state_dict())
+    q_networks = script.QNetworks([same])
+    optimizer, other = adam(q_networks.parameters.values()), adam(network.parameters())
+    args = script.Args(method="dense", num_networks=1)
+    for t in range(updates):
+        batch = make_batch(script, size, seed=t, dtype=torch.float64)
+        got = script.update(q_networks, same_target, optimizer, args, batch)
+        expected = module.update(network, target, other, module.Args(), module.Batch(*batch))
+        for one, two in zip(got, expected, strict=True):
+            torch.testing.assert_close(one.squeeze(), two, rtol=1e-10, atol=1e-10)
+    for name, value in network.state_dict().items():
+        assert (q_networks.state_of(0)[name] - value).abs().max() < 1e-10
+
+
+def test_values_of_the_stack(script):
+    """Those of each network, whatever the number of observations and of networks."""
+    for count in (1, 2, 5):
+        networks = make_networks(script, count)
+        q_networks = script.QNetworks(networks)
+        for size in (1, 3):
+            obs = make_batch(script, size).obs
+            values = script.action_values(q_networks, obs)
+            assert values.shape == (count, size, 3) and not values.requires_grad
+            for i, network in enumerate(networks):
+                torch.testing.assert_close(values[i], network(obs), rtol=1e-4, atol=1e-5)
+
+
+def test_state_of_the_stack(tmp_path):
+    """What a checkpoint holds: parameters, masks, losses and sparsities, put back in place."""
+    q_networks = minatar.QNetworks(make_networks(minatar))
+    q_networks.replace(3, [0.1, 0.2, 0.3, 0.4, 0.5])
+    q_networks.losses.copy_(torch.arange(5) + 0.5)
+    torch.save(q_networks.state_dict(), tmp_path / "state.pt")
+    others = minatar.QNetworks(make_networks(minatar, k=1.0))
+    tensors = [*others.parameters.values(), *others.masks.values(), others.losses]
+    others.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert others.sparsities == [0.1, 0.2, 0.3, 0.4, 0.5] and others.losses.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
+    for name in q_networks.parameters:
+        assert torch.equal(q_networks.parameters[name], others.parameters[name])
+        assert others.parameters[name].requires_grad
+    for name in q_networks.masks:
+        assert torch.equal(q_networks.masks[name], others.masks[name])
+    after = [*others.parameters.values(), *others.masks.values(), others.losses]
+    assert all(one is two for one, two in zip(after, tensors, strict=True)), "in place"
+
+
+# WHOLE RUNS
+
+SHORT = (
+    "--env-id MinAtar/Asterix-v1 --batch-size 8 --learning-starts 100 --buffer-size 1000 --exploration-steps 600 "
+    "--total-timesteps 1000 --eval-frequency 500 --eval-episodes 2 --eval-envs 2 --eval-epsilon 1 --save-model "
+    "--checkpoint-frequency 0 --target-network-frequency 100 --width 16"
+)
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        "--max-speed 0.1 --horizon 10000 --save-best",
+        "--method polyprune --num-networks 1 --prune-frequency 50",
+        "--method dense --num-networks 1",
+    ],
+)
+def test_columns_and_logs(flags, tmp_path):
+    """The evaluated network is the one of `model.pt`, with its zeros; what is logged agrees with it."""
+    run_here(MINATAR, SHORT, flags, cwd=tmp_path)
+    (folder,) = run_folders(tmp_path)
+    header = (folder / "eval.csv").read_text().splitlines()[0].split(",")
+    assert header[-4:] == ["z_norm", "sparsity", "nonzero_weights", "wall_time"]
+    rows = evaluations(folder)
+    weights = [value for name, value in torch.load(folder / "model.pt", weights_only=True).items() if "weight" in name]
+    nonzero = sum(int((weight != 0).sum()) for weight in weights)
+    assert int(rows[-1]["nonzero_weights"]) == nonzero
+    assert float(rows[-1]["sparsity"]) == pytest.approx(1 - nonzero / sum(weight.numel() for weight in weights))
+    logged = {(tag, step): value for tag, step, value in scalars(folder)}
+    for row in rows:
+        step = int(row["step"])
+        assert logged["networks/target_nonzero_weights", step] == int(row["nonzero_weights"])
+        assert logged["networks/target_sparsity", step] == pytest.approx(float(row["sparsity"]), abs=0.005)
+        assert logged["eval/sparsity", step] == pytest.approx(float(row["sparsity"]))
+    steps = sorted(step for tag, step in logged if tag == "networks/chosen")
+    assert steps == list(range(100, 1001, 100))
+    count = 1 if "method" in flags else 5
+    for i in range(count):
+        assert [step for tag, step in logged if tag == f"networks/sparsity_{i}"] == steps
+        assert all(logged[f"networks/accumulated_loss_{i}", step] > 0 for step in steps)
+    assert ("networks/sparsity_5", 100) not in logged
+    if "polyprune" in flags:
+        sparsities = [logged["networks/target_sparsity", step] for step in steps]
+        expected = [minatar.polyprune_sparsity(step / 1000, 0.95) for step in steps]
+        assert sparsities == pytest.approx(expected, abs=1e-6)
+    elif "dense" in flags:
+        assert nonzero == sum(weight.numel() for weight in weights)
+    else:
+        for step, following in zip(steps, steps[1:], strict=False):
+            losses = [logged[f"networks/accumulated_loss_{i}", step] for i in range(5)]
+            chosen = int(np.argmin(losses))
+            assert logged["networks/chosen", step] == chosen
+            sparsity = logged[f"networks/sparsity_{chosen}", step]
+            assert logged["networks/target_sparsity", step] == sparsity == logged["networks/sparsity_0", following]
+            later = [logged[f"networks/sparsity_{i}", following] for i in range(1, 5)]
+            assert all(sparsity <= value <= sparsity + 0.1 + 1e-6 for value in later) and len(set(later)) == 4
+        best = torch.load(folder / "model_best.pt", weights_only=True)
+        assert {name: value.shape for name, value in best.items()} == {
+            name: value.shape for name, value in torch.load(folder / "model.pt", weights_only=True).items()
+        }
+
+
+def test_horizon(tmp_path):
+    """All steps by default; a longer one leaves PolyPrune where its schedule is then."""
+    flags = f"{SHORT} --method polyprune --num-networks 1 --prune-frequency 50 --final-sparsity 0.8"
+    run_here(MINATAR, flags, "--horizon 2000", cwd=tmp_path)
+    (folder,) = run_folders(tmp_path)
+    assert float(evaluations(folder)[-1]["sparsity"]) == pytest.approx(minatar.polyprune_sparsity(0.5, 0.8), abs=0.005)
+    refusal = refused(MINATAR, flags, "--resume --horizon 3000", cwd=tmp_path)
+    assert "--horizon 2000" in refusal
+
+
+def test_the_baseline_plays_the_saved_network(tmp_path):
+    """At the default width `model.pt` is a network of `minatar_mexp.py`, zeros and all."""
+    flags = SHORT.replace("--width 16", "") + " --total-timesteps 400 --mean-scaling-coefficient 2"
+    run_here(MINATAR, flags, cwd=tmp_path)
+    (folder,) = run_folders(tmp_path)
+    only = "--env-id MinAtar/Asterix-v1 --eval-episodes 2 --eval-envs 2 --eval-epsilon 1 --mean-scaling-coefficient 2"
+    lines = [
+        run_here(name, only, f"--eval-only {folder}/model.pt", cwd=tmp_path).stdout.splitlines()[-1]
+        for name in (MINATAR, "minatar_mexp")
+    ]
+    assert lines[0].startswith(lines[1] + ", sparsity ")
+
+
+@pytest.mark.filterwarnings("ignore:Sparse")
+def test_sparse_export(tmp_path, monkeypatch):
+    """The code in the README of related/: the same weights come back, from a file whose size it gives."""
+    code = (ROOT / "related" / "README.md").read_text().split("```python\n")[1].split("```")[0]
+    monkeypatch.chdir(tmp_path)
+    for sparsity, smaller in ((0.25, 0.67), (0.95, 9.0)):
+        q_networks = minatar.QNetworks([minatar.QNetwork(4, 5, 0.0, 128)])
+        q_networks.replace(0, [sparsity])
+        weights = {name: weight.clone() for name, weight in q_networks.state_of(0).items()}
+        torch.save(weights, "model.pt")
+        names = {}
+        exec(code, names)
+        assert list(names["dense"]) == list(weights)
+        assert all(torch.equal(names["dense"][name], weights[name]) for name in weights)
+        sizes = [(tmp_path / name).stat().st_size for name in ("model.pt", "sparse.pt")]
+        assert sizes[0] / sizes[1] == pytest.approx(smaller, rel=0.05)
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+@pytest.mark.parametrize(
+    "flags,words",
+    [
+        ("--num-networks 0", ["--num-networks 0 must be at least 1 and at most"]),
+        ("--num-networks 1", ["--num-networks 1", "--method eaudeqn", "try 5"]),
+        ("--method polyprune", ["--num-networks 5", "--method polyprune", "needs --num-networks 1"]),
+        ("--method dense --num-networks 2", ["--num-networks 2", "--method dense", "needs --num-networks 1"]),
+        ("--width 0", ["--width 0 must be at least 1"]),
+        ("--max-exponent -1", ["--max-exponent -1.0 must be at least 0"]),
+        ("--max-exponent nan", ["--max-exponent nan must be at least 0"]),
+        ("--max-speed 1.5", ["--max-speed 1.5 must be at least 0 and at most 1"]),
+        ("--max-speed -0.1", ["--max-speed -0.1 must be at least 0"]),
+        ("--max-speed nan", ["--max-speed nan"]),
+        ("--method polyprune --num-networks 1 --final-sparsity 1", ["--final-sparsity 1.0 must be", "at most 0.9999"]),
+        ("--final-sparsity -0.5", ["--final-sparsity -0.5 must be at least 0"]),
+        ("--final-sparsity nan", ["--final-sparsity nan"]),
+        ("--prune-frequency 0", ["--prune-frequency 0 must be at least 1"]),
+        ("--horizon 999", ["--horizon 999", "at least 1000", "--total-timesteps"]),
+        ("--horizon 0", ["--horizon 0", "at least 1000"]),
+        ("--mean-scaling-coefficient -1", ["--mean-scaling-coefficient -1"]),
+    ],
+)
+def test_bad_flags(games, flags, words, tmp_path):
+    small = "--buffer-size 400 --learning-starts 64 --total-timesteps 1000"
+    line = refused(f"related/eaudeqn_{games}", small, flags, cwd=tmp_path)
+    assert all(word in line for word in words), line
+
+
+def test_model_of_another_width(tmp_path):
+    torch.save(minatar.QNetwork(4, 5, 0.0, 32).state_dict(), tmp_path / "model.pt")
+    line = refused(MINATAR, "--env-id Asterix --eval-only model.pt --width 16", cwd=tmp_path)
+    assert "--eval-only model.pt" in line and "size mismatch" in line
+
+
+def test_defaults():
+    """The authors' published constants on Atari; on MinAtar those of `minatar_mexp.py`."""
+    common = dict(num_networks=5, max_exponent=3.0, max_speed=0.01, final_sparsity=0.95, prune_frequency=4_000)
+    common |= dict(horizon=None, mean_scaling_coefficient=0.0, method="eaudeqn", train_frequency=4, batch_size=32)
+    atari = dict(total_timesteps=10_000_000, target_network_frequency=8_000, learning_starts=20_000, width=512)
+    atari |= dict(exploration_steps=250_000, learning_rate=6.25e-5, gamma=0.99, buffer_size=1_000_000, end_e=0.01)
+    for name, expected in ((ATARI, common | atari), (MINATAR, common | {"width": 128})):
+        args = vars(load(name).Args())
+        assert {key: args[key] for key in expected} == expected
+    new = set(common) | {"width"}
+    base, own = vars(load("minatar_mexp").Args()), vars(minatar.Args())
+    changed = {key for key in base if base[key] != own[key]}
+    assert changed == {"exp_name", "mean_scaling_coefficient"} and set(own) - set(base) <= new
+
+
+@pytest.mark.slow
+def test_learns_breakout(tmp_path):
+    """It beats the random policy's mean score by a factor of three, and gets sparse meanwhile."""
+    envs, rng, scores = minatar.MinAtarEnvs("Breakout", 10), np.random.default_rng(0), []
+    envs.reset(np.arange(10))
+    for _ in range(1000):
+        *_, done, info = envs.step(rng.integers(3, size=10))
+        scores += info["score"][done].tolist()
+    flags = "--env-id Breakout --total-timesteps 40000 --eval-frequency 40000 --exploration-steps 20000"
+    run_here(MINATAR, flags, "--buffer-size 40000", cwd=tmp_path)
+    with open(run_folders(tmp_path)[0] / "eval.csv", newline="") as file:
+        (row,) = csv.DictReader(file)
+    print(f"{row['score_mean']}, random {np.mean(scores)}, sparsity {row['sparsity']}")  # shown when the test fails
+    assert float(row["score_mean"]) > 3 * np.mean(scores)
+    assert float(row["sparsity"]) > 0.05
