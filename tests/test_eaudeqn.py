@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from conftest import ROOT, load, run_folders
 from test_bad_input import refused
 from test_capture import cuda  # noqa: F401  (a fixture)
-from test_resume import evaluations, fork, run_here, scalars
+from test_resume import assert_same_run, evaluations, fork, run_here, scalars, stopped_and_resumed
 from torch.utils._python_dispatch import TorchDispatchMode
 
 ATARI, MINATAR = "related/eaudeqn_atari", "related/eaudeqn_minatar"
@@ -625,6 +625,73 @@ def test_columns_and_logs(flags, tmp_path):
         assert {name: value.shape for name, value in best.items()} == {
             name: value.shape for name, value in torch.load(folder / "model.pt", weights_only=True).items()
         }
+
+
+START = "    # TRY NOT TO MODIFY: start the game\n"
+FINAL = "        metrics, *_ = play(partial"
+WATCHED = """\
+    end_period_itself, replace_itself = end_period, q_networks.replace
+
+    def end_period(*parts):
+        expected = (q_networks, target_network, optimizer, args, rng, global_step)
+        assert all(one is two for one, two in zip(parts, expected, strict=True))
+        print("period", global_step)
+        logged = end_period_itself(*parts)
+        torch.save(target_network.state_dict(), f"target_{global_step}.pt")
+        return logged
+
+    def watched_replace(chosen, sparsities):
+        print("pruned", global_step, *sparsities)
+        replace_itself(chosen, sparsities)
+
+    q_networks.replace = watched_replace
+    optimized = optimizer.param_groups[0]["params"]
+    assert all(one is two for one, two in zip(optimized, q_networks.parameters.values(), strict=True))
+    assert args.num_networks == 1 or not torch.equal(*q_networks.parameters["output.weight"][:2])
+    print("shape", *q_networks.parameters["output.weight"].shape)
+"""
+
+
+@pytest.mark.parametrize("method", ["eaudeqn", "polyprune", "dense"])
+@pytest.mark.parametrize("name", [ATARI, MINATAR])
+def test_the_main_block(name, method, tmp_path):
+    """When it ends periods and prunes, by what, and which network it keeps: that of the last period before."""
+    changes = [
+        (START, WATCHED + START),
+        (FINAL, "        torch.save(target_network.state_dict(), 'played.pt')\n" + FINAL),
+    ]
+    flags = SHORT
+    if name == ATARI:
+        changes.append(("eval_envs=30, eval_steps=1", "eval_envs=1, eval_steps=1"))
+        flags = SHORT.replace("MinAtar/Asterix-v1", "ALE/Breakout-v5").replace("--eval-episodes 2", "--eval-steps 1")
+        flags = flags.replace("--eval-envs 2", "--eval-envs 1")
+    count = 3 if method == "eaudeqn" else 1
+    flags += " --total-timesteps 205 --eval-frequency 110 --save-best --horizon 400 --target-network-frequency 50"
+    flags += f" --method {method} --num-networks {count} --prune-frequency 30 --final-sparsity 0.8 --max-speed 1"
+    lines = run_here(fork(tmp_path / "watched.py", *changes, name=name), flags, cwd=tmp_path).stdout.splitlines()
+    words = [line.split() for line in lines if line.startswith(("shape", "period", "pruned"))]
+    assert [int(number) for number in words[0][1:]][::2] == [count, 16]
+    assert [int(step) for what, step, *_ in words if what == "period"] == [100, 150, 200], "none before learning starts"
+    pruned = {int(step): [float(sparsity) for sparsity in rest] for what, step, *rest in words[1:] if what == "pruned"}
+    if method == "eaudeqn":
+        assert list(pruned) == [100, 150, 200] and all(len(set(sparsities)) == 3 for sparsities in pruned.values())
+    else:
+        steps = [120, 150, 180] if method == "polyprune" else []
+        assert pruned == {step: [pytest.approx(minatar.polyprune_sparsity(step / 400, 0.8))] for step in steps}
+
+    (folder,) = run_folders(tmp_path)
+    assert len(evaluations(folder)) == 1, "at step 110"
+    for one, two in (("model", "target_200"), ("model_best", "target_100"), ("model_best", "played")):
+        paths = folder / f"{one}.pt", tmp_path / f"{two}.pt"
+        weights, expected = [torch.load(path, weights_only=True) for path in paths]
+        assert all(torch.equal(weights[key], expected[key]) for key in expected), (one, two)
+
+
+def test_polyprune_resumes_bit_for_bit(tmp_path):
+    """From a checkpoint between a pruning and the end of its period."""
+    flags = f"{SHORT} --method polyprune --num-networks 1 --prune-frequency 30 --total-timesteps 400"
+    flags += " --eval-frequency 150 --checkpoint-frequency 250"
+    assert_same_run(*stopped_and_resumed(MINATAR, flags, tmp_path, stop_at=290))
 
 
 def test_horizon(tmp_path):
