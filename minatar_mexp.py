@@ -647,19 +647,18 @@ def check_args(args: Args) -> None:
 
 
 def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
-    """Load a saved model; refuses another architecture and, by the `config.json` beside it, another k or other values
-    of `NETWORK_FLAGS`."""
+    """Load a saved model; refuses, by the `config.json` beside it, another k or other values of `NETWORK_FLAGS`, and
+    what is another architecture."""
+    refusal = f"--eval-only {path} is no model of this script and these flags"
+    config = path.with_name("config.json")
+    trained = vars(args)
     try:
-        q_network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        config = path.with_name("config.json")
-        trained = vars(args)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
         if config.exists():
             trained = json.loads(config.read_text())["args"]
-        else:
-            print(f"warning: no config.json beside {path}, so nothing tells whether k and other flags fit it")
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
     except Exception as error:  # torch raises whatever a file that is no model leads to
-        fail(f"--eval-only {path} is no model of this script and these flags: {error}")
+        fail(f"{refusal}: {error}")
     for name in NETWORK_FLAGS:
         value = vars(args)[name]
         old_value = trained.get(name, value)
@@ -668,6 +667,12 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
             fail(f"--eval-only {path} was trained with {flag} {old_value}, not {value}; add {flag} {old_value}")
     if k != vars(args).get("mean_scaling_coefficient", 0):
         fail(f"--eval-only {path} has k = {k}; give that --mean-scaling-coefficient, or k = 0 and model_folded.pt")
+    try:
+        q_network.load_state_dict(weights)
+    except Exception as error:
+        fail(f"{refusal}: {error}")
+    if not config.exists():
+        print(f"warning: no config.json beside {path}, so nothing tells whether k and other flags fit it")
 
 
 def find_runs(args: Args) -> list[Path]:

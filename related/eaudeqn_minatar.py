@@ -98,11 +98,11 @@ class Args:
     method: Literal["eaudeqn", "polyprune", "dense"] = "eaudeqn"  # how the network is pruned; dense is not at all
     num_networks: int = 5  # online networks (Vincent et al. 2025); polyprune and dense have 1
     width: int = 128  # units of the dense layer (Young & Tian 2019)
-    max_exponent: float = 3.0  # of a new sparsity, drawn from 0 to this (Vincent et al. 2025: max_noise); eaudeqn only
+    max_exponent: float = 3.0  # u, which speeds up pruning, is drawn from 0 to this (their max_noise); eaudeqn only
     max_speed: float = 0.01  # the most that sparsity grows in a period (Vincent et al. 2025); eaudeqn only
     final_sparsity: float = 0.95  # of the schedule (Vincent et al. 2025); polyprune only
     prune_frequency: int = 4_000  # agent steps between prunings (Vincent et al. 2025); polyprune only
-    horizon: Optional[int] = None  # agent steps to which sparsity is planned; all if None; dense has no use for it
+    horizon: Optional[int] = None  # agent step to which sparsity is planned; --total-timesteps if None; not of dense
     buffer_size: int = 100_000  # transitions in the replay memory (Young & Tian 2019)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
     gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
@@ -211,8 +211,8 @@ class QNetworks:
             if isinstance(layer, nn.Conv2d):  # to (B, N * C, H, W)
                 weight = self.parameters[f"{name}.weight"].flatten(0, 1)
                 bias = self.parameters[f"{name}.bias"].flatten()
-                groups = x.shape[1] // layer.in_channels  # N, or 1 of the observations
-                x = nn.functional.conv2d(x, weight, bias, layer.stride, groups=groups)
+                groups = x.shape[1] // layer.in_channels  # 1 in the first layer, whose input all networks share; then N
+                x = nn.functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
             elif isinstance(layer, nn.Flatten):  # to (N, features, B)
                 x = x.reshape(len(x), len(self.losses), -1).permute(1, 2, 0)
             elif isinstance(layer, nn.Linear):
@@ -240,7 +240,8 @@ class QNetworks:
     @torch.no_grad()
     def replace(self, chosen: int, sparsities: list[float]) -> None:
         """Network i becomes a copy of network `chosen`, pruned to `sparsities[i]`: in every weight tensor the smallest
-        absolute values, of equal ones the first. What was pruned stays so; biases are only copied."""
+        absolute values, of equal ones the first. What is pruned in
+        `chosen` is so in every copy; biases are only copied."""
         for name, stacked in self.parameters.items():
             original = stacked[chosen].clone()  # before its slot is overwritten
             stacked.copy_(original.expand_as(stacked))
@@ -249,8 +250,8 @@ class QNetworks:
             masks = self.masks[name]
             original_mask = masks[chosen].clone()
             masks.copy_(original_mask.expand_as(masks))
-            size = original.abs().masked_fill(original_mask == 0, -1)  # what was pruned comes first
-            order = size.flatten().argsort(stable=True)
+            magnitude = original.abs().masked_fill(original_mask == 0, -1)  # what was pruned comes first
+            order = magnitude.flatten().argsort(stable=True)
             for mask, sparsity in zip(masks, sparsities, strict=True):
                 mask.view(-1).index_fill_(0, order[: num_pruned(sparsity, len(order))], 0)
         self.mask_weights()
@@ -283,12 +284,13 @@ def next_sparsities(sparsity: float, exponents: np.ndarray, args: Args, step: in
     """The sparsities that follow `sparsity`, one for each exponent u >= 0, at agent step `step`; never above 1.
 
     1 - (1 - s)(1 - T / (H - t))^u, but at most s + `--max-speed`; T is `--target-network-frequency` and H `--horizon`,
-    at which u = 1 in every period would end with no weight left. In the last period 1 - T / (H - t) counts as 0.
+    where u = 1 in every period ends with no weight left. In the last period 1 - T / (H - t) counts as 0.
     Reconstructed from the published constants' names, not read in the paper.
     """
     remaining = args.horizon - step
-    shrink = 1 - args.target_network_frequency / remaining if remaining > args.target_network_frequency else 0.0
-    return np.minimum(sparsity + (1 - sparsity) * (1 - shrink**exponents), sparsity + args.max_speed)
+    kept = 1 - args.target_network_frequency / remaining if remaining > args.target_network_frequency else 0.0
+    grown = sparsity + (1 - sparsity) * (1 - kept**exponents)  # the formula, written so that rounding never lowers s
+    return np.minimum(grown, sparsity + args.max_speed)
 
 
 def polyprune_sparsity(progress: float, final_sparsity: float) -> float:
@@ -320,18 +322,20 @@ def end_period(q_networks: QNetworks, target_network, optimizer, args: Args, rng
     losses is all that waits for the GPU.
     """
     losses = q_networks.losses.cpu().numpy()
+    if np.isnan(losses).all():
+        tqdm.write(f"warning: step {step:,}: the losses of all networks are NaN")
     chosen = select(losses)
     sparsity = q_networks.sparsities[chosen]
     logged = {"networks/chosen": chosen, "networks/target_sparsity": sparsity}
     sizes = [mask[0].numel() for mask in q_networks.masks.values()]
     logged["networks/target_nonzero_weights"] = sum(size - num_pruned(sparsity, size) for size in sizes)
-    for i in range(args.num_networks):
+    for i in range(len(losses)):
         logged[f"networks/sparsity_{i}"] = q_networks.sparsities[i]
         logged[f"networks/accumulated_loss_{i}"] = float(losses[i])
 
     target_network.load_state_dict(q_networks.state_of(chosen))
     if args.method == "eaudeqn":
-        exponents = rng.uniform(0, args.max_exponent, size=args.num_networks - 1)
+        exponents = rng.uniform(0, args.max_exponent, size=len(losses) - 1)
         q_networks.replace(chosen, [sparsity, *next_sparsities(sparsity, exponents, args, step)])
         for moments in optimizer.state.values():
             for tensor in moments.values():
@@ -811,14 +815,14 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
     "eval_epsilon": (0, 1),
     "num_networks": (1, 100),
     "width": (1, 100_000),
-    "max_exponent": (0, 1e3),
-    "max_speed": (0, 1),
+    "max_exponent": (1e-6, 1e3),
+    "max_speed": (1e-6, 1),
     "final_sparsity": (0, 0.9999),
     "prune_frequency": (1, math.inf),
 }
 
 
-NETWORK_FLAGS = ("env_id",)  # besides k, flags that `--eval-only` must find as in training
+NETWORK_FLAGS = ("env_id", "width")  # besides k, flags that `--eval-only` must find as in training
 
 
 def check_args(args: Args) -> None:
@@ -835,6 +839,10 @@ def check_args(args: Args) -> None:
         if not least <= value <= most:
             at_most = f" and at most {most}" if most < math.inf else ""
             fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
+    if args.eval_only is None and (args.total_timesteps - 1) // args.target_network_frequency == 0:
+        print("warning: the target network, which is evaluated and saved, learns at --target-network-frequency only")
+    if args.eval_only is None and args.method == "polyprune" and args.prune_frequency > args.total_timesteps:
+        fail(f"--prune-frequency {args.prune_frequency} must be at most {args.total_timesteps}, the steps of this run")
     if args.method == "eaudeqn" and args.num_networks == 1:
         fail("--num-networks 1 would never be pruned by --method eaudeqn, which keeps one as it is; try 5")
     if args.method != "eaudeqn" and args.num_networks != 1:
@@ -848,19 +856,18 @@ def check_args(args: Args) -> None:
 
 
 def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
-    """Load a saved model; refuses another architecture and, by the `config.json` beside it, another k or other values
-    of `NETWORK_FLAGS`."""
+    """Load a saved model; refuses, by the `config.json` beside it, another k or other values of `NETWORK_FLAGS`, and
+    what is another architecture."""
+    refusal = f"--eval-only {path} is no model of this script and these flags"
+    config = path.with_name("config.json")
+    trained = vars(args)
     try:
-        q_network.load_state_dict(torch.load(path, map_location="cpu", weights_only=True))
-        config = path.with_name("config.json")
-        trained = vars(args)
+        weights = torch.load(path, map_location="cpu", weights_only=True)
         if config.exists():
             trained = json.loads(config.read_text())["args"]
-        else:
-            print(f"warning: no config.json beside {path}, so nothing tells whether k and other flags fit it")
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
     except Exception as error:  # torch raises whatever a file that is no model leads to
-        fail(f"--eval-only {path} is no model of this script and these flags: {error}")
+        fail(f"{refusal}: {error}")
     for name in NETWORK_FLAGS:
         value = vars(args)[name]
         old_value = trained.get(name, value)
@@ -869,6 +876,12 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
             fail(f"--eval-only {path} was trained with {flag} {old_value}, not {value}; add {flag} {old_value}")
     if k != vars(args).get("mean_scaling_coefficient", 0):
         fail(f"--eval-only {path} has k = {k}; give that --mean-scaling-coefficient, or k = 0 and model_folded.pt")
+    try:
+        q_network.load_state_dict(weights)
+    except Exception as error:
+        fail(f"{refusal}: {error}")
+    if not config.exists():
+        print(f"warning: no config.json beside {path}, so nothing tells whether k and other flags fit it")
 
 
 def find_runs(args: Args) -> list[Path]:
@@ -1225,6 +1238,7 @@ if __name__ == "__main__":
                 loss, mean_q, td_errors = learn(*batch)
                 losses = {"losses/td_loss": loss, "losses/q_values": mean_q}
             if args.method == "polyprune" and due(global_step, args.num_envs, args.prune_frequency):
+                # The one network becomes a pruned copy of itself
                 q_networks.replace(0, [polyprune_sparsity(global_step / args.horizon, args.final_sparsity)])
             if due(global_step, args.num_envs, args.target_network_frequency):
                 period = end_period(q_networks, target_network, optimizer, args, rng, global_step)

@@ -170,6 +170,8 @@ def test_whole_runs_with_and_without_graphs(name, tmp_path):
     flags = accepted(name, flags)
     if "isdqn" in name:
         flags += " --eval-head random --target-network-frequency 400"  # with shifts in between
+    if "eaudeqn" in name:
+        flags += " --target-network-frequency 400"  # with periods that end
     choices = ["", "--no-cuda-graphs", "--buffer-device cpu"]
     if "online" in name:
         choices.remove("--buffer-device cpu")  # there is no replay
