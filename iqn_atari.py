@@ -709,10 +709,10 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
     """Load a saved model; refuses, by the `config.json` beside it, another k or other values of `NETWORK_FLAGS`, and
     what is another architecture."""
     refusal = f"--eval-only {path} is no model of this script and these flags"
-    config = path.with_name("config.json")
     trained = vars(args)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
+        config = path.with_name("config.json")
         if config.exists():
             trained = json.loads(config.read_text())["args"]
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)

@@ -841,12 +841,12 @@ def check_args(args: Args) -> None:
             fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
     if args.eval_only is None and (args.total_timesteps - 1) // args.target_network_frequency == 0:
         print("warning: the target network, which is evaluated and saved, learns at --target-network-frequency only")
-    if args.eval_only is None and args.method == "polyprune" and args.prune_frequency > args.total_timesteps:
-        fail(f"--prune-frequency {args.prune_frequency} must be at most {args.total_timesteps}, the steps of this run")
     if args.method == "eaudeqn" and args.num_networks == 1:
         fail("--num-networks 1 would never be pruned by --method eaudeqn, which keeps one as it is; try 5")
     if args.method != "eaudeqn" and args.num_networks != 1:
         fail(f"--num-networks {args.num_networks} is too many for --method {args.method}, which needs --num-networks 1")
+    if args.eval_only is None and args.method == "polyprune" and args.prune_frequency > args.total_timesteps:
+        fail(f"--prune-frequency {args.prune_frequency} must be at most {args.total_timesteps}, the steps of this run")
     if args.horizon is not None and args.horizon < args.total_timesteps:
         fail(f"--horizon {args.horizon} must be at least {args.total_timesteps}, which is --total-timesteps")
     if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
@@ -859,10 +859,10 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
     """Load a saved model; refuses, by the `config.json` beside it, another k or other values of `NETWORK_FLAGS`, and
     what is another architecture."""
     refusal = f"--eval-only {path} is no model of this script and these flags"
-    config = path.with_name("config.json")
     trained = vars(args)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
+        config = path.with_name("config.json")
         if config.exists():
             trained = json.loads(config.read_text())["args"]
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)

@@ -597,7 +597,7 @@ def test_eval_only(finished, tmp_path):
         ("model_folded.pt", "", "k = 0"),
         ("model.pt", "--obs-scale 0.2", "add --obs-scale 0.1"),
         ("model.pt", "--env-id tests/ShortCartPole-v0", "add --env-id CartPole-v1"),  # of the same architecture
-        ("model.pt", "--env-id LunarLander-v3", "is no model of this script and these flags"),
+        ("model.pt", "--env-id LunarLander-v3", "add --env-id CartPole-v1"),
     ],
 )
 def test_eval_only_refuses(model, flags, words, finished, tmp_path):
