@@ -652,8 +652,16 @@ WATCHED = """\
 """
 
 
-@pytest.mark.parametrize("method", ["eaudeqn", "polyprune", "dense"])
-@pytest.mark.parametrize("name", [ATARI, MINATAR])
+@pytest.mark.parametrize(
+    "name,method",
+    [
+        (MINATAR, "eaudeqn"),
+        (MINATAR, "polyprune"),
+        (MINATAR, "dense"),
+        pytest.param(ATARI, "eaudeqn", marks=pytest.mark.slow),
+        pytest.param(ATARI, "polyprune", marks=pytest.mark.slow),
+    ],
+)
 def test_the_main_block(name, method, tmp_path):
     """When it ends periods and prunes, by what, and which network it keeps: that of the last period before."""
     changes = [
