@@ -219,12 +219,16 @@ OF_THE_GAMES = {
 
 ATARI = [name for name in TRAINED if GAMES_OF[name] == "Atari"]
 QUICK = [name for name in TRAINED if name not in ATARI] + ["dqn_atari", "iqn_atari_mexp"]
+# 30 games of Atari take long; the other scripts have the same lines for them as one of these
+THIRTY = ["dqn_atari_mexp", "iqn_atari", "related/softq_online_atari", "related/eaudeqn_atari"]
 
 
 def flags_of(name):
     flags = accepted(name, f"{EVERY} {OF_THE_GAMES[GAMES_OF[name]]} --num-envs 1")
     if name in IQN:
         flags += f" {FEW_QUANTILES}"
+    if "eaudeqn" in name:
+        flags += " --target-network-frequency 20"  # the target network is what it keeps
     return flags
 
 
@@ -242,9 +246,11 @@ def assert_has_best(name, runnable, games, tmp_path):
     assert not list(folder.glob("*.tmp"))
 
 
-@pytest.mark.parametrize("name", QUICK)
+@pytest.mark.parametrize(
+    "name", QUICK + [pytest.param(name, marks=pytest.mark.slow) for name in ATARI if name not in QUICK + THIRTY]
+)
 def test_every_script(name, tmp_path):
-    """In those of Atari with 2 games at the end, since 30 take long. The slow test has all of Atari's scripts."""
+    """In those of Atari with 2 games at the end."""
     runnable = name
     games = 30
     if name in ATARI:
@@ -254,7 +260,7 @@ def test_every_script(name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ATARI)
+@pytest.mark.parametrize("name", THIRTY)
 def test_thirty_games_of_atari(name, tmp_path):
     assert_has_best(name, name, 30, tmp_path)
 
@@ -268,7 +274,12 @@ def test_resumes_in_other_scripts(name, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=pytest.mark.slow) if name in ATARI else name for name in RELATED]
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow) if name in ATARI else name
+        for name in RELATED
+        if name != "related/eaudeqn_atari"  # five networks of Atari's size take minutes; MinAtar's script is here
+    ],
 )
 def test_resumes_in_related_scripts(name, tmp_path):
     """The best phase, at 80, is before the checkpoint from which the run goes on, and the last one is worse."""
