@@ -14,9 +14,9 @@
 Writes README.md, figures (PNG and SVG) and tables (CSV). Learning curves, overestimation and action gap of every game,
 and the norms of q and z where runs have them; over the games with a human score (Wang et al. 2016) the mean, median,
 IQM and optimality gap of the human-normalised score with 95% stratified bootstrap intervals (Agarwal et al. 2021,
-`rliable`), and over the games without one the mean, median and IQM of the score divided by DQN's; final score and area
-under the curve against k, and the best k, where a game has three values of k; score and sparsity of agents that prune;
-and the probability of improvement.
+`rliable`), and over the games without one the mean, median and IQM of score and overestimation divided by those of DQN
+(`--relative-to`); final score and area under the curve against k, and the best k, where a game has three values of k;
+score and sparsity of agents that prune; and the probability of improvement.
 The same runs give the same report, byte for byte.
 
 Usage: python report.py runs --out report

@@ -177,7 +177,8 @@ class QNetwork(nn.Module):
 
     def layers(self) -> list[tuple[str, nn.Module]]:
         """All layers but the mean expansion, from first to last, each with its name in the state dict."""
-        return [*((f"network.{i}", layer) for i, layer in enumerate(self.network)), ("output", self.output)]
+        named = [(f"network.{i}", layer) for i, layer in enumerate(self.network)]
+        return named + [("output", self.output)]
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
         z = self.output(self.network(self.inputs(obs)))
@@ -243,8 +244,7 @@ class QNetworks:
     @torch.no_grad()
     def replace(self, chosen: int, sparsities: list[float]) -> None:
         """Network i becomes a copy of network `chosen`, pruned to `sparsities[i]`: in every weight tensor the smallest
-        absolute values, of equal ones the first. What is pruned in
-        `chosen` is so in every copy; biases are only copied."""
+        absolute values, of equal ones the first. What is pruned in `chosen` is so in every copy; biases are copied."""
         for name, stacked in self.parameters.items():
             original = stacked[chosen].clone()  # before its slot is overwritten
             stacked.copy_(original.expand_as(stacked))
@@ -895,8 +895,11 @@ def check_args(args: Args) -> None:
         if not least <= value <= most:
             at_most = f" and at most {most}" if most < math.inf else ""
             fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
-    if args.eval_only is None and (args.total_timesteps - 1) // args.target_network_frequency == 0:
-        print("warning: the target network, which is evaluated and saved, learns at --target-network-frequency only")
+    last_period = args.total_timesteps // args.target_network_frequency * args.target_network_frequency
+    if args.eval_only is None and last_period < args.learning_starts:
+        print(
+            "warning: no --target-network-frequency period ends; the target network, which is evaluated, never learns"
+        )
     if args.method == "eaudeqn" and args.num_networks == 1:
         fail("--num-networks 1 would never be pruned by --method eaudeqn, which keeps one as it is; try 5")
     if args.method != "eaudeqn" and args.num_networks != 1:

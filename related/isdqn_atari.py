@@ -95,9 +95,7 @@ class Args:
     buffer_size: int = 1_000_000  # transitions in the replay memory (Mnih et al. 2015)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
     gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
-    target_network_frequency: int = (
-        8_000  # agent steps, in whole updates, between shifts or copies (Vincent et al. 2025)
-    )
+    target_network_frequency: int = 8_000  # agent steps between shifts, in whole updates (Vincent et al. 2025)
     batch_size: int = 32  # transitions of one gradient step (Mnih et al. 2015)
     start_e: float = 1.0  # the starting epsilon for exploration (Mnih et al. 2015)
     end_e: float = 0.01  # the ending epsilon for exploration (Hessel et al. 2018)
@@ -110,9 +108,7 @@ class Args:
     eval_steps: int = 125_000  # a phase starts episodes until it took this many agent steps (Mnih et al. 2015)
     eval_envs: int = 8  # emulators of an evaluation phase
     eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
-    eval_head: Literal["mean", "random"] = (
-        "mean"  # evaluation acts by the online heads' mean, or by one drawn at every step
-    )
+    eval_head: Literal["mean", "random"] = "mean"  # an evaluation acts by the heads' mean, or by one drawn at a step
     eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
     capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
 

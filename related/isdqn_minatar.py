@@ -95,7 +95,7 @@ class Args:
     buffer_size: int = 100_000  # transitions in the replay memory (Young & Tian 2019)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
     gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
-    target_network_frequency: int = 1_000  # agent steps, in whole updates, between shifts or copies (Young & Tian 2019)
+    target_network_frequency: int = 1_000  # agent steps between shifts, in whole updates (Young & Tian 2019)
     batch_size: int = 32  # transitions of one gradient step (Mnih et al. 2015)
     start_e: float = 1.0  # the starting epsilon for exploration (Mnih et al. 2015)
     end_e: float = 0.01  # the ending epsilon for exploration (Ceron & Castro 2021)
@@ -108,9 +108,7 @@ class Args:
     eval_episodes: int = 100  # episodes of an evaluation phase
     eval_envs: int = 20  # games that an evaluation phase plays at a time
     eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
-    eval_head: Literal["mean", "random"] = (
-        "mean"  # evaluation acts by the online heads' mean, or by one drawn at every step
-    )
+    eval_head: Literal["mean", "random"] = "mean"  # an evaluation acts by the heads' mean, or by one drawn at a step
     eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
     capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
 

@@ -206,6 +206,21 @@ def test_killed_and_resumed(scored, tmp_path):
     assert_same_best(folder, killed)
 
 
+def test_full_disk(tmp_path, capsys):
+    """A warning; the file that was there is kept, and the unfinished one is gone."""
+    best = load("dqn_atari").BestNetwork()
+    network = torch.nn.Linear(2, 2)
+    best.offer(network, 1.0, 10)
+    best.save(tmp_path / "model_best.pt")
+    before = (tmp_path / "model_best.pt").read_bytes()
+    (tmp_path / "model_best.tmp").symlink_to("/dev/full")
+    best.offer(torch.nn.Linear(300, 300), 2.0, 20)
+    best.save(tmp_path / "model_best.pt")
+    assert "model_best.pt was not written" in capsys.readouterr().out
+    assert [path.name for path in tmp_path.iterdir()] == ["model_best.pt"]
+    assert (tmp_path / "model_best.pt").read_bytes() == before
+
+
 # EVERY SCRIPT
 
 

@@ -773,6 +773,18 @@ def test_bad_flags(games, flags, words, tmp_path):
     assert all(word in line for word in words), line
 
 
+@pytest.mark.parametrize("period,warned", [(500, False), (301, True)])
+def test_a_target_network_that_never_learns(period, warned, tmp_path):
+    """A period of 301 ends at step 301 only, when learning has not started; one of 500 at the last step."""
+    flags = "--env-id Asterix --buffer-size 500 --learning-starts 400 --total-timesteps 500 --eval-frequency 0"
+    output = run_here(MINATAR, flags, f"--target-network-frequency {period} --save-model", cwd=tmp_path).stdout
+    assert ("never learns" in output) == warned
+    torch.manual_seed(1)
+    made = minatar.QNetwork(4, 5, 0.0, 128).output.weight
+    model = torch.load(run_folders(tmp_path)[0] / "model.pt", weights_only=True)
+    assert torch.equal(model["output.weight"], made) == warned
+
+
 def test_model_of_another_width(tmp_path):
     torch.save(minatar.QNetwork(4, 5, 0.0, 32).state_dict(), tmp_path / "model.pt")
     line = refused(MINATAR, "--env-id Asterix --eval-only model.pt --width 16", cwd=tmp_path)

@@ -336,6 +336,16 @@ def test_defaults_of_minatar():
 
 
 @pytest.mark.parametrize("name", TRAINED)
+def test_every_flag_is_explained(name):
+    """In a comment on its own line, of which `--help` makes its text: one that stands elsewhere is lost there."""
+    lines = (ROOT / f"{name}.py").read_text().splitlines()
+    (args,) = [node for node in ast.parse("\n".join(lines)).body if getattr(node, "name", "") == "Args"]
+    assert len(args.body) > 20
+    for field in args.body:
+        assert field.lineno == field.end_lineno and "  # " in lines[field.lineno - 1], lines[field.lineno - 1]
+
+
+@pytest.mark.parametrize("name", TRAINED)
 def test_every_number_has_its_bounds(name):
     """`BOUNDS` has an entry for every numeric flag, but for three whose bounds depend on others, and for the layer's k,
     which the layer checks; it has no other entry, and the same one in every script."""
