@@ -406,6 +406,12 @@ def test_repeated_with_one_run_that_fails(tmp_path):
     assert "2 runs of DQN, IB-DQN(n) on 1 game(s)" in (tmp_path / "out" / "report" / "README.md").read_text()
 
 
+def hear_ctrl_c():
+    """Takes back that interrupts are ignored, as they are in what a shell without job control starts with `&`: bash
+    cannot trap them then."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_killed_run_goes_on_and_ctrl_c_stops_all(tmp_path):
     flags = f"minatar --games Asterix,Breakout --out out --seeds 1 --workers 2 --steps 9000 -- {TINY}"
@@ -432,6 +438,7 @@ def test_killed_run_goes_on_and_ctrl_c_stops_all(tmp_path):
         cwd=tmp_path,
         env=ENV,
         start_new_session=True,
+        preexec_fn=hear_ctrl_c,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -475,8 +482,9 @@ def test_no_ctrl_c_is_lost(tmp_path):
     for i in range(6):
         out = tmp_path / f"out{i}"
         command = ["bash", str(ROOT / "benchmark.sh"), "quick", "--out", str(out), "--workers", "2"]
-        pipes = dict(start_new_session=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-        suite = subprocess.Popen(command, env=env, **pipes)
+        own = dict(start_new_session=True, preexec_fn=hear_ctrl_c)
+        pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        suite = subprocess.Popen(command, env=env, **own, **pipes)
         while len(list(out.glob("running/*"))) < 1 + i % 2:  # the trap is set by then
             assert suite.poll() is None, suite.stderr.read()
             time.sleep(0.001)
