@@ -353,14 +353,15 @@ def test_the_same_runs_give_the_same_report(tmp_path, make_report):
     assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
 
 
-@pytest.mark.parametrize(
-    "folder,flags", [("minatar", ["--interval", "minmax"]), ("atari", []), ("lunarlander", ["--interval", "minmax"])]
-)
-def test_committed_evidence(folder, flags, tmp_path, make_report):
-    """The tables under docs/ are those of the runs beside them."""
+@pytest.mark.parametrize("folder", ["minatar", "atari", "lunarlander"])
+def test_committed_evidence(folder, tmp_path, make_report):
+    """The tables under docs/ are those of the runs beside them, by the command that the page gives."""
+    page = (ROOT / "docs" / folder / "README.md").read_text()
+    command = rf"^python report\.py docs/{folder}(.*) --out docs/{folder}/report$"
+    (flags,) = re.findall(command, page, flags=re.MULTILINE)
     out = tmp_path / "out"
     committed = ROOT / "docs" / folder / "report"
-    make_report(ROOT / "docs" / folder, "--out", str(out), "--reps", "2000", *flags)
+    make_report(ROOT / "docs" / folder, "--out", str(out), "--reps", "2000", *flags.split())
     names = ["README.md", *sorted(path.name for path in committed.glob("*.csv"))]
     assert names == ["README.md", *sorted(path.name for path in out.glob("*.csv"))]
     assert filecmp.cmpfiles(out, committed, names, shallow=False) == (names, [], [])
