@@ -294,6 +294,11 @@ IFS=, read -ra gpu_list <<<"$gpus"
 IFS=, read -ra game_list <<<"$games"
 IFS=, read -ra agent_list <<<"$agents"
 IFS=, read -ra ks <<<"$k_list"
+for i in "${!ks[@]}"; do
+  if [[ ${ks[i]} != *n ]]; then
+    ks[i]=$(LC_ALL=C printf '%.15g' "${ks[i]}") # 0.50 and 0.5 are one k
+  fi
+done
 if [ "${#ks[@]}" -eq 0 ]; then
   ks=("") # no sweep: the agents' own k
 fi

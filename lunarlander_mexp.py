@@ -215,7 +215,7 @@ class GymEnvs:
                     vectorization_mode="sync",
                     vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
                 )
-        except (gymnasium.error.Error, ImportError) as error:
+        except (gymnasium.error.Error, ImportError, ValueError) as error:
             close = difflib.get_close_matches(env_id, gymnasium.registry, n=1) or ["LunarLander-v3"]
             if env_id in gymnasium.registry:
                 close = ["CartPole-v1"]  # a package is missing that this one does without
@@ -229,6 +229,7 @@ class GymEnvs:
                 f"--env-id {env_id!r} has {action_space}, not 2 to 256 discrete actions; try LunarLander-v3"
             )
         self.num_envs = num_envs
+        self.render_modes = self.envs.metadata.get("render_modes", [])
         self.num_actions = int(action_space.n)
         self.first_action = int(action_space.start)  # 0 in most; an agent's actions always begin with 0
         self.obs_size = obs_space.shape[0]
@@ -897,6 +898,8 @@ if __name__ == "__main__":
     # ENV, BUFFER AND NETWORK SETUP
     try:
         envs = GymEnvs(args.env_id, args.num_envs, args.reward_scale)
+        if args.capture_video and "rgb_array" not in envs.render_modes:
+            raise ValueError(f"--capture-video: {args.env_id} draws no pictures; leave that flag out")
         if args.mean_scaling_coefficient is None:
             args.mean_scaling_coefficient = float(envs.num_actions)
         q_network = QNetwork(envs.obs_size, envs.num_actions, args.obs_scale, args.mean_scaling_coefficient)
@@ -963,7 +966,10 @@ if __name__ == "__main__":
         lock = lock_run(run_dir)
         counters = load_checkpoint(run_dir, args, stateful, rng)
     else:
-        run_dir = new_run(args, envs.num_actions, device_name, ("torch", "numpy", "gymnasium", "Box2D"))
+        packages = ["torch", "numpy", "gymnasium"]
+        if importlib.util.find_spec("Box2D"):  # which only LunarLander and few others need
+            packages.append("Box2D")
+        run_dir = new_run(args, envs.num_actions, device_name, tuple(packages))
         lock = lock_run(run_dir)
     global_step = counters["global_step"]
     losses = counters["losses"]

@@ -1293,8 +1293,10 @@ def main() -> None:
     out = Path(args.out)
     if not root.is_dir():
         fail(f"{args.runs} is no folder; name the one that holds the runs, such as runs")
-    if args.reps < 1 or args.seed < 0:
-        fail(f"--reps {args.reps} must be at least 1 and --seed {args.seed} at least 0")
+    if args.reps < 1:
+        fail(f"--reps {args.reps} must be at least 1")
+    if not 0 <= args.seed < 2**32:
+        fail(f"--seed {args.seed} must be at least 0 and at most {2**32 - 1}")
     data, notes = read_runs(root)
     study = None
     if not data.empty:

@@ -242,6 +242,7 @@ def test_sweep_over_k(tmp_path):
         ("minatar --k -1", "--k '-1' must be a list"),
         ("minatar --k 0n", "--k '0n' must be a list"),
         ("minatar --dry-run --k 1,1", "name the run Asterix-minatar_mexp_k1-1 twice"),
+        ("minatar --dry-run --k 0.5,0.50", "name the run Asterix-minatar_mexp_k0.5-1 twice"),
         ("atari5 --k n,2n -- --no-full-action-space", "--k 'n,2n': multiples of n"),
         ("atari5 --agents dqn,,iqn", "--agents 'dqn,,iqn': '' is none of dense"),
         ("minatar --games Breakout,Pong", f"--games 'Breakout,Pong': 'Pong' is none of {', '.join(MINATAR)}"),

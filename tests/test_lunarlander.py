@@ -2,6 +2,8 @@
 
 import copy
 import csv
+import importlib.metadata
+import importlib.util
 import io
 import json
 import re
@@ -68,6 +70,10 @@ class Wide(Dial):
     action_space = gymnasium.spaces.Discrete(257)
 
 
+class Dark(Dial):
+    metadata = {"render_modes": []}
+
+
 class NoLibrary(Dial):
     """What an environment does whose package is missing."""
 
@@ -80,6 +86,7 @@ gymnasium.register("tests/Dial-v0", Dial)
 gymnasium.register("tests/DialOfThree-v0", Dial, max_episode_steps=3)
 gymnasium.register("tests/DialOfFour-v0", Dial, max_episode_steps=4)  # terminated and truncated at once
 gymnasium.register("tests/Wide-v0", Wide)
+gymnasium.register("tests/Dark-v0", Dark)
 gymnasium.register("tests/NoLibrary-v0", NoLibrary)
 gymnasium.register("tests/ShortCartPole-v0", CARTPOLE, max_episode_steps=15)
 gymnasium.register("tests/ShortCar-v0", "gymnasium.envs.classic_control:MountainCarEnv", max_episode_steps=30)
@@ -688,6 +695,8 @@ def test_terminal_transitions_of_a_run(tmp_path):
         ("--env-id Cartpole-v1", ["--env-id", "try CartPole-v1"]),
         ("--env-id ALE/Pong-v5", ["--env-id", "try LunarLander-v3"]),  # nothing of that name is close
         ("--env-id no_such_module:Env-v0", ["--env-id", "no_such_module", "try LunarLander-v3"]),
+        ("--env-id a:b:CartPole-v1", ["--env-id 'a:b:CartPole-v1'", "cannot be made"]),
+        ("--env-id tests/Dark-v0 --capture-video", ["--capture-video", "tests/Dark-v0 draws no pictures"]),
         ("--env-id tests/NoLibrary-v0", ["--env-id", "pip install engine", "try CartPole-v1"]),
         ("--env-id Pendulum-v1", ["--env-id", "not 2 to 256 discrete actions", "try LunarLander-v3"]),
         ("--env-id tests/Wide-v0", ["--env-id", "Discrete(257)", "try LunarLander-v3"]),
@@ -721,6 +730,28 @@ def test_version_of_the_paper(tmp_path):
     line = refused("lunarlander_mexp", "--env-id LunarLander-v2", cwd=tmp_path, runner=run)
     assert "--env-id 'LunarLander-v2'" in line
     assert "try LunarLander-v3" in line
+
+
+def test_without_box2d(tmp_path):
+    """Where Box2D is not installed, environments that do without it run."""
+    find_spec = importlib.util.find_spec
+    version = importlib.metadata.version
+
+    def no_spec(name, *package):
+        return None if name == "Box2D" else find_spec(name, *package)
+
+    def no_version(name):
+        if name == "Box2D":
+            raise importlib.metadata.PackageNotFoundError(name)
+        return version(name)
+
+    flags = f"{SHORT} --env-id CartPole-v1 --total-timesteps 100 --eval-frequency 0"
+    with mock.patch("importlib.util.find_spec", no_spec), mock.patch("importlib.metadata.version", no_version):
+        run_here("lunarlander_mexp", flags, cwd=tmp_path)
+    (folder,) = run_folders(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["finished"]
+    assert set(config["packages"]) == {"python", "torch", "numpy", "gymnasium"}
 
 
 def test_checkpoints_that_do_not_fit(tmp_path):

@@ -1024,6 +1024,9 @@ def test_bad_input(tmp_path, make_report):
     assert result.returncode == 2 and result.stderr.startswith("error: ") and "no run with an" in result.stderr
     result = make_report(tmp_path, "--reps", "0", check=False)
     assert result.returncode == 2 and result.stderr.startswith("error: --reps 0")
+    for seed in ("-1", str(2**32)):
+        result = make_report(tmp_path, "--seed", seed, check=False)
+        assert result.returncode == 2 and result.stderr.startswith(f"error: --seed {seed}")
     make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [1.0])
     result = make_report(tmp_path, "--out", "/proc/none", check=False)
     assert result.returncode == 2 and "--out /proc/none" in result.stderr
