@@ -709,7 +709,7 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
     """Load a saved model; refuses, by the `config.json` beside it, another k or other values of `NETWORK_FLAGS`, and
     what is another architecture."""
     refusal = f"--eval-only {path} is no model of this script and these flags"
-    trained = vars(args)
+    trained = plain(args)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         config = path.with_name("config.json")
@@ -718,12 +718,9 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
     except Exception as error:  # torch raises whatever a file that is no model leads to
         fail(f"{refusal}: {error}")
-    for name in NETWORK_FLAGS:
-        value = vars(args)[name]
-        old_value = trained.get(name, value)
-        if old_value != value:
-            flag = f"--{name.replace('_', '-')}"
-            fail(f"--eval-only {path} was trained with {flag} {old_value}, not {value}; add {flag} {old_value}")
+    of_the_network = {name: trained[name] for name in NETWORK_FLAGS if name in trained}
+    if flags := other_flags(args, of_the_network):
+        fail(f"--eval-only {path} was trained with {' '.join(flags)}; add that")
     if k != vars(args).get("mean_scaling_coefficient", 0):
         fail(f"--eval-only {path} has k = {k}; give that --mean-scaling-coefficient, or k = 0 and model_folded.pt")
     try:

@@ -284,6 +284,8 @@ def agent_name(args: dict, n: Optional[int]) -> str:
         baseline = "RDQ"
     if baseline == "Soft DQN" and float(args.get("munchausen") or 0) > 0:
         baseline = "Munchausen-DQN"
+        if args.get("entropy_form") == "kl":
+            baseline += " (KL)"
     if baseline == "Online soft DQN" and args.get("method") == "pg":
         baseline = "Policy gradient"
     if baseline == "iS-DQN":
@@ -406,18 +408,19 @@ class Study:
         games = [game for game in self.games if game in HUMAN]
         return [game for game in games if all((game, agent) in self.curves for agent in self.agents)]
 
-    def pairs(self) -> list[tuple[str, str]]:
+    def pairs(self, relative_to: str) -> list[tuple[str, str]]:
         """Every agent with the one that it is compared with: IB-DQN(k) with DQN, IB-IQN(k) with IQN, IB-Nature DQN(k)
-        with Nature DQN; Dueling DQN, RDQ, Nature DQN and forks with DQN, or with IQN where there is no DQN."""
-        plain = [agent for agent in ("DQN", "IQN") if agent in self.agents]
+        with Nature DQN; Dueling DQN, RDQ, Nature DQN and forks with DQN, or where there is none with IQN or with the
+        agent that `--relative-to` names."""
+        plain = [agent for agent in ("DQN", "IQN", relative_to) if agent in self.agents]
         pairs = []
         for agent in self.agents:
             own_baseline = baseline_of(agent)
-            if agent in plain:
+            if agent == "DQN" or agent == "IQN":
                 continue
             if own_baseline != agent and own_baseline in self.agents:
                 pairs.append((agent, own_baseline))
-            elif plain:
+            elif plain and agent != plain[0]:
                 pairs.append((agent, plain[0]))
         return pairs
 
@@ -644,8 +647,12 @@ def relative_table(study: Study, args: Args) -> tuple[pd.DataFrame, list[str]]:
     if it is not above 0 in every run of the baseline."""
     notes = []
     baseline = args.relative_to
-    games = [game for game in study.games if game not in HUMAN and (game, baseline) in study.curves]
+    without_human = [game for game in study.games if game not in HUMAN]
+    games = [game for game in without_human if (game, baseline) in study.curves]
     if len(games) < 2:
+        if len(without_human) >= 2 and len(study.agents) >= 2:
+            few = f"{baseline} has no runs of two games"
+            notes.append(f"There are no scores relative to {baseline}: {few}. `--relative-to` names another agent.")
         return pd.DataFrame(), notes
     measured = {}  # (game, agent): (runs, measures)
     for game, agent in study.curves:
@@ -763,7 +770,7 @@ def common_games(study: Study, agent: str, baseline: str) -> list[str]:
 def improvement_table(study: Study, args: Args) -> pd.DataFrame:
     """One row for each agent that has a baseline: the probability of improvement over it, over the games of both."""
     rows = []
-    for agent, baseline in study.pairs():
+    for agent, baseline in study.pairs(args.relative_to):
         games = common_games(study, agent, baseline)
         if not games:
             continue

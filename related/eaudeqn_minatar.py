@@ -275,6 +275,16 @@ class QNetworks:
         self.sparsities = state["sparsities"]
 
 
+@torch.no_grad()
+def check_stack(q_networks: QNetworks, networks: list[QNetwork], obs: torch.Tensor) -> None:
+    """Raises RuntimeError if the stack does not give, for the observations, what its networks do one by one: whoever
+    changes `QNetwork.forward`, which the target network runs, must change `QNetworks` too, which learns."""
+    for stacked, network in zip(q_networks(obs), networks, strict=True):
+        q = network(obs)
+        if (stacked - q).abs().max() > 1e-3 * q.abs().max():
+            raise RuntimeError("QNetworks.__call__ and QNetwork.forward give different values: change both alike")
+
+
 def num_pruned(sparsity: float, size: int) -> int:
     """How many weights of a tensor of `size` weights are pruned: the nearest whole number, but never all."""
     return min(round(sparsity * size), size - 1)
@@ -839,17 +849,25 @@ def check_args(args: Args) -> None:
         if not least <= value <= most:
             at_most = f" and at most {most}" if most < math.inf else ""
             fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
-    last_period = args.total_timesteps // args.target_network_frequency * args.target_network_frequency
+    last_period = (args.total_timesteps - 1) // args.target_network_frequency * args.target_network_frequency
     if args.eval_only is None and last_period < args.learning_starts:
         print(
-            "warning: no --target-network-frequency period ends; the target network, which is evaluated, never learns"
+            "warning: no --target-network-frequency period in which it learns ends before the last step: "
+            "the target network, which is evaluated, learns nothing until then"
         )
     if args.method == "eaudeqn" and args.num_networks == 1:
         fail("--num-networks 1 would never be pruned by --method eaudeqn, which keeps one as it is; try 5")
+    if args.method == "eaudeqn" and args.target_network_frequency < args.train_frequency:
+        fail(
+            f"--target-network-frequency {args.target_network_frequency} must be at least --train-frequency "
+            f"{args.train_frequency}: the losses of a period select its network"
+        )
     if args.method != "eaudeqn" and args.num_networks != 1:
         fail(f"--num-networks {args.num_networks} is too many for --method {args.method}, which needs --num-networks 1")
     if args.eval_only is None and args.method == "polyprune" and args.prune_frequency > args.total_timesteps:
         fail(f"--prune-frequency {args.prune_frequency} must be at most {args.total_timesteps}, the steps of this run")
+    if args.method == "polyprune" and args.horizon is not None and args.total_timesteps <= 0.2 * args.horizon:
+        print(f"warning: polyprune prunes from 20% of --horizon {args.horizon} on, after the end of this run")
     if args.horizon is not None and args.horizon < args.total_timesteps:
         fail(f"--horizon {args.horizon} must be at least {args.total_timesteps}, which is --total-timesteps")
     if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
@@ -858,11 +876,25 @@ def check_args(args: Args) -> None:
         fail("--track needs the package wandb; `pip install wandb` brings it")
 
 
+def check_memory(sizes: tuple, args: Args, device: torch.device) -> None:
+    """Raises MemoryError if the networks are too large: each online one has parameters, gradients, Adam's two moments
+    and masks, and is made before it is stacked; there is one target network and its copy."""
+    with torch.device("meta"):
+        parameters = sum(parameter.numel() for parameter in QNetwork(*sizes).parameters())
+    needed = 4 * parameters * (6 * args.num_networks + 2)
+    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
+    if needed > 0.95 * free:
+        raise MemoryError(
+            f"--num-networks {args.num_networks} of --width {args.width} need {needed:,} bytes, {free:,} are free; "
+            "try a smaller --width"
+        )
+
+
 def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
     """Load a saved model; refuses, by the `config.json` beside it, another k or other values of `NETWORK_FLAGS`, and
     what is another architecture."""
     refusal = f"--eval-only {path} is no model of this script and these flags"
-    trained = vars(args)
+    trained = plain(args)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         config = path.with_name("config.json")
@@ -871,12 +903,9 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
     except Exception as error:  # torch raises whatever a file that is no model leads to
         fail(f"{refusal}: {error}")
-    for name in NETWORK_FLAGS:
-        value = vars(args)[name]
-        old_value = trained.get(name, value)
-        if old_value != value:
-            flag = f"--{name.replace('_', '-')}"
-            fail(f"--eval-only {path} was trained with {flag} {old_value}, not {value}; add {flag} {old_value}")
+    of_the_network = {name: trained[name] for name in NETWORK_FLAGS if name in trained}
+    if flags := other_flags(args, of_the_network):
+        fail(f"--eval-only {path} was trained with {' '.join(flags)}; add that")
     if k != vars(args).get("mean_scaling_coefficient", 0):
         fail(f"--eval-only {path} has k = {k}; give that --mean-scaling-coefficient, or k = 0 and model_folded.pt")
     try:
@@ -1129,6 +1158,8 @@ if __name__ == "__main__":
         if args.horizon is None:
             args.horizon = args.total_timesteps
         sizes = (envs.obs_shape[-1], envs.num_actions, args.mean_scaling_coefficient, args.width)
+        if args.eval_only is None:
+            check_memory(sizes, args, device)
         networks = [QNetwork(*sizes).to(device) for _ in range(args.num_networks)]
         if args.eval_only is None:
             buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
@@ -1136,6 +1167,8 @@ if __name__ == "__main__":
     except (ValueError, MemoryError) as error:
         fail(error)
     q_networks = QNetworks(networks)
+    example = np.random.default_rng(0).random((2, *envs.obs_shape)) < 0.3
+    check_stack(q_networks, networks, to_device(example, device))
     target_network = copy.deepcopy(networks[0]).requires_grad_(False)
     optimizer = torch.optim.Adam(
         q_networks.parameters.values(),

@@ -5,6 +5,7 @@
 #     "gymnasium==1.4.0",
 #     "imageio-ffmpeg==0.8.1",
 #     "numpy==2.4.6",
+#     "psutil==7.2.2",
 #     "tensorboard==2.21.0",
 #     "torch==2.13.0",
 #     "tqdm==4.70.1",
@@ -52,6 +53,7 @@ import ale_py
 import gymnasium
 import imageio_ffmpeg
 import numpy as np
+import psutil
 import torch
 import torch.nn as nn
 import tyro
@@ -362,9 +364,12 @@ class Rollout(NamedTuple):
 
 class RolloutBuffer:
     """The steps of N environments since the last `take`, at most `num_steps`, in host memory; one more raises
-    IndexError."""
+    IndexError. Raises MemoryError if they would not fit."""
 
     def __init__(self, num_steps: int, num_envs: int, obs_shape: tuple[int, ...]):
+        needed = 2 * num_steps * num_envs * math.prod(obs_shape)  # bytes of the observations, nearly all there is
+        if needed > 0.95 * psutil.virtual_memory().available:
+            raise MemoryError
         self.num_steps = num_steps
         self.obs = np.zeros((num_steps, num_envs, *obs_shape), np.uint8)
         self.actions = np.zeros((num_steps, num_envs), np.int64)
@@ -701,7 +706,7 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
     """Load a saved model; refuses, by the `config.json` beside it, another k or other values of `NETWORK_FLAGS`, and
     what is another architecture."""
     refusal = f"--eval-only {path} is no model of this script and these flags"
-    trained = vars(args)
+    trained = plain(args)
     try:
         weights = torch.load(path, map_location="cpu", weights_only=True)
         config = path.with_name("config.json")
@@ -710,12 +715,9 @@ def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
         k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
     except Exception as error:  # torch raises whatever a file that is no model leads to
         fail(f"{refusal}: {error}")
-    for name in NETWORK_FLAGS:
-        value = vars(args)[name]
-        old_value = trained.get(name, value)
-        if old_value != value:
-            flag = f"--{name.replace('_', '-')}"
-            fail(f"--eval-only {path} was trained with {flag} {old_value}, not {value}; add {flag} {old_value}")
+    of_the_network = {name: trained[name] for name in NETWORK_FLAGS if name in trained}
+    if flags := other_flags(args, of_the_network):
+        fail(f"--eval-only {path} was trained with {' '.join(flags)}; add that")
     if k != vars(args).get("mean_scaling_coefficient", 0):
         fail(f"--eval-only {path} has k = {k}; give that --mean-scaling-coefficient, or k = 0 and model_folded.pt")
     try:
@@ -1023,9 +1025,11 @@ if __name__ == "__main__":
     run_dir = run_to_resume(args) if args.resume else None
     if run_dir:
         lock = lock_run(run_dir)
+        learning_rates = [group["lr"] for group in optimizer.param_groups]
         counters = load_checkpoint(run_dir, args, stateful, rng)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate  # loading put another tensor there
+        for group, lr in zip(optimizer.param_groups, learning_rates, strict=True):
+            group["lr"] = lr  # loading put another tensor there, maybe on another device
+            group["capturable"] = device.type == "cuda"
     else:
         run_dir = new_run(args, envs.num_actions, device_name, ("torch", "numpy", "ale-py", "gymnasium"))
         lock = lock_run(run_dir)
@@ -1069,7 +1073,8 @@ if __name__ == "__main__":
 
         # ALGO LOGIC: training
         if rollouts.full():
-            learning_rate.fill_(rate)
+            for group in optimizer.param_groups:
+                group["lr"].fill_(rate)
             loss, mean_q, entropy = learn(*rollouts.take(device))
             losses = {"losses/loss": loss, "losses/q_values": mean_q, "losses/entropy": entropy}
         if due(global_step, args.num_envs, 1_000):

@@ -73,6 +73,8 @@ OF_THE_AGENT = {
     "online_heads",
     "target_heads",
     "QNetworks",
+    "check_stack",
+    "check_memory",
     "num_pruned",
     "next_sparsities",
     "polyprune_sparsity",

@@ -178,7 +178,8 @@ def test_whole_runs_with_and_without_graphs(name, tmp_path):
     for graphs in choices:
         folder = tmp_path / (graphs.strip("-").replace(" ", "") or "default")
         folder.mkdir()
-        run(name, flags, graphs, cwd=folder, cuda=True)
+        result = run(name, flags, graphs, cwd=folder, cuda=True)
+        assert "no CUDA graph" not in result.stdout
     first, *others = [run_folders(folder)[0] for folder in sorted(tmp_path.iterdir())]
     for other in others:
         ours, theirs = [[s for s in scalars(f) if s[0].startswith("losses")] for f in (first, other)]

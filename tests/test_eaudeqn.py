@@ -765,6 +765,8 @@ def test_sparse_export(tmp_path, monkeypatch):
         ("--horizon 999", ["--horizon 999", "at least 1000", "--total-timesteps"]),
         ("--horizon 0", ["--horizon 0", "at least 1000"]),
         ("--mean-scaling-coefficient -1", ["--mean-scaling-coefficient -1"]),
+        ("--target-network-frequency 3", ["--target-network-frequency 3", "--train-frequency 4"]),
+        ("--width 100000 --num-networks 100", ["--num-networks 100 of --width 100000", "bytes", "a smaller --width"]),
     ],
 )
 def test_bad_flags(games, flags, words, tmp_path):
@@ -773,16 +775,44 @@ def test_bad_flags(games, flags, words, tmp_path):
     assert all(word in line for word in words), line
 
 
-@pytest.mark.parametrize("period,warned", [(500, False), (301, True)])
-def test_a_target_network_that_never_learns(period, warned, tmp_path):
-    """A period of 301 ends at step 301 only, when learning has not started; one of 500 at the last step."""
-    flags = "--env-id Asterix --buffer-size 500 --learning-starts 400 --total-timesteps 500 --eval-frequency 0"
-    output = run_here(MINATAR, flags, f"--target-network-frequency {period} --save-model", cwd=tmp_path).stdout
-    assert ("never learns" in output) == warned
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+@pytest.mark.parametrize("period,warned", [(250, False), (301, True), (500, True)])
+def test_a_target_network_that_never_learns(games, period, warned, tmp_path):
+    """Learning starts at step 400 of 500. A period of 250 ends at the last step only, as one of 500 does, and before; a
+    period of 301 only before. On Atari nothing is learned from the last step any more."""
+    env_id = "Asterix" if games == "minatar" else "ALE/Pong-v5"
+    flags = f"--env-id {env_id} --buffer-size 500 --learning-starts 400 --total-timesteps 500 --eval-frequency 0"
+    flags += " --width 16 --batch-size 4 --train-frequency 50"
+    if period == 250:
+        flags = flags.replace("--learning-starts 400", "--learning-starts 200")
+    name = f"related/eaudeqn_{games}"
+    output = run_here(name, flags, f"--target-network-frequency {period} --save-model", cwd=tmp_path).stdout
+    assert ("warning: no --target-network-frequency period" in output) == warned
     torch.manual_seed(1)
-    made = minatar.QNetwork(4, 5, 0.0, 128).output.weight
+    made = load(name).QNetwork(*((4, 5) if games == "minatar" else (18,)), 0.0, 16).output.weight
     model = torch.load(run_folders(tmp_path)[0] / "model.pt", weights_only=True)
-    assert torch.equal(model["output.weight"], made) == warned
+    learned = not warned or (games, period) == ("minatar", 500)
+    assert torch.equal(model["output.weight"], made) != learned
+
+
+def test_polyprune_that_never_prunes(tmp_path):
+    flags = "--env-id Asterix --buffer-size 500 --learning-starts 64 --total-timesteps 100 --eval-frequency 0 --width 8"
+    flags += " --method polyprune --num-networks 1 --prune-frequency 10"
+    for horizon, warned in ((500, True), (499, False)):
+        output = run_here(MINATAR, flags, f"--horizon {horizon}", cwd=tmp_path).stdout
+        assert ("warning: polyprune prunes from 20% of --horizon" in output) == warned
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_stack_that_is_not_the_network(games, tmp_path):
+    """A fork that changes what `QNetwork.forward` does, which the stack does not call, is told so at the start."""
+    name = f"related/eaudeqn_{games}"
+    line = "        return self.mean_expansion(z)"
+    forked = fork(tmp_path / "forked.py", (line, line + " + 0.1"), name=name)
+    flags = "--buffer-size 400 --learning-starts 64 --total-timesteps 100 --eval-frequency 0 --width 8"
+    with pytest.raises(RuntimeError, match="change both alike"):
+        run_here(forked, flags, cwd=tmp_path)
+    assert not run_folders(tmp_path)
 
 
 def test_model_of_another_width(tmp_path):

@@ -10,8 +10,17 @@ import torch.nn as nn
 import torch.nn.functional as F
 from conftest import load, run, run_folders
 from test_bad_input import refused
+from test_capture import cuda  # noqa: F401  (a fixture)
 from test_minatar import SHORT, make_batch
-from test_resume import fork, new_folders, run_here, scalars
+from test_resume import (
+    assert_same_run,
+    assert_same_weights,
+    fork,
+    new_folders,
+    run_here,
+    scalars,
+    stopped_and_resumed,
+)
 from test_update import batch_with_all_kinds
 
 ATARI, MINATAR = "related/isdqn_atari", "related/isdqn_minatar"
@@ -452,6 +461,28 @@ def test_what_is_logged(tmp_path):
     assert list(sizes.values()) == [one_head + 3 * 3 * 129, one_head, 2 * one_head]
 
 
+def test_shifts_between_captured_updates(cuda):  # noqa: F811
+    """With CUDA graphs, by the stand-in for a GPU: shifts between replayed updates are seen by them."""
+    networks = []
+    for graphs in (False, True):
+        network = make_network(minatar, 4)
+        optimizer = adam(network)
+        args = minatar.Args(num_iterations=3)
+
+        def learn(*batch, parts=(network, network, optimizer, args)):
+            return minatar.update(*parts, minatar.Batch(*batch))
+
+        call = minatar.capture(cuda.launched(learn), optimizer) if graphs else learn
+        for step in range(1, 13):
+            call(*batch_of(minatar))
+            if step % 4 == 0:
+                network.shift()
+        networks.append(network)
+    assert cuda.captures == 1 and cuda.events.count("replayed") == 9
+    for plain, graphed in zip(*[network.parameters() for network in networks], strict=True):
+        assert torch.equal(plain, graphed)
+
+
 @pytest.mark.parametrize("name", [pytest.param(ATARI, marks=pytest.mark.slow), MINATAR])
 @pytest.mark.parametrize("eval_head", ["mean", "random"])
 def test_which_heads_act_in_a_run(name, eval_head, tmp_path):
@@ -472,9 +503,40 @@ def test_which_heads_act_in_a_run(name, eval_head, tmp_path):
 
 
 def test_flags_reach_the_network(tmp_path):
+    """And a model is played only with those of its run; the refusal names them."""
     run_here(MINATAR, f"{SHORT} --eval-frequency 0 --total-timesteps 64 --no-layer-norm --save-model", cwd=tmp_path)
-    model = torch.load(run_folders(tmp_path)[0] / "model.pt", weights_only=True)
+    (folder,) = run_folders(tmp_path)
+    model = torch.load(folder / "model.pt", weights_only=True)
     assert len(model["output.weight"]) == 10 * 3 and len(model) == 6, "three layers, no scales"
+    line = refused(MINATAR, f"--env-id Breakout --num-iterations 2 --eval-only {folder}/model.pt", cwd=tmp_path)
+    assert "was trained with --num-iterations 9 --no-layer-norm; add that" in line
+
+
+TARGET = "--num-iterations 1 --target-network"
+
+
+def test_model_of_a_target_network(tmp_path):
+    run_here(MINATAR, f"{SHORT} --eval-frequency 0 --total-timesteps 64 {TARGET} --save-model", cwd=tmp_path)
+    (folder,) = run_folders(tmp_path)
+    flags = f"--env-id Breakout --eval-episodes 1 --eval-epsilon 1 --eval-only {folder}/model.pt"
+    assert "--num-iterations 1 --target-network; add that" in refused(MINATAR, flags, cwd=tmp_path)
+    assert "episodes 1" in run_here(MINATAR, flags, TARGET, cwd=tmp_path).stdout
+
+
+@pytest.mark.parametrize("flags", ["--num-iterations 0", TARGET])
+def test_resumes_with_other_targets(flags, tmp_path):
+    """K = 0, and a target network, whose copies are counted in updates as the shifts are."""
+    flags = f"{SHORT} {flags} --target-network-frequency 40 --checkpoint-frequency 100 --total-timesteps 310"
+    flags = f"{flags} --eval-frequency 150 --eval-episodes 2 --eval-envs 2 --eval-epsilon 1 --save-model"
+    assert_same_run(*stopped_and_resumed(MINATAR, flags, tmp_path, stop_at=270))
+
+
+def test_evaluating_by_random_heads_does_not_change_the_training(tmp_path):
+    without, often = new_folders(tmp_path, "without", "often")
+    flags = f"{SHORT} --total-timesteps 300 --eval-head random --eval-epsilon 0 --start-e 0 --end-e 0 --save-model"
+    run_here(MINATAR, flags, "--eval-frequency 0", cwd=without)
+    run_here(MINATAR, flags, "--eval-frequency 90 --eval-episodes 2 --eval-envs 2", cwd=often)
+    assert_same_weights(run_folders(without)[0], run_folders(often)[0])
 
 
 def test_defaults():

@@ -233,13 +233,16 @@ def test_names_of_dueling_networks(exp_name):
 
 
 def test_names_of_soft_agents():
-    """What counts is config.json's munchausen and method."""
+    """What counts is config.json's munchausen, entropy_form and method."""
     for name in ("softq", "munchausen", "minatar_softq_mexp", "softq_atari", "minatar_munchausen_k4n"):
         for alpha, agent in ((0.0, "Soft DQN"), (0.9, "Munchausen-DQN")):
             args = {"exp_name": name, "munchausen": alpha, "mean_scaling_coefficient": 0.0}
             if "4n" not in name:
                 assert report.agent_name(args, 5) == agent
             assert report.agent_name(args | {"mean_scaling_coefficient": 20.0}, 5) == f"IB-{agent}(4n)"
+    args = {"exp_name": "softq_minatar", "munchausen": 0.9}
+    assert report.agent_name(args | {"entropy_form": "entropy"}, 5) == "Munchausen-DQN"
+    assert report.agent_name(args | {"entropy_form": "kl"}, 5) == "Munchausen-DQN (KL)", "not what was published"
     for name in ("softq_pg", "softq_online_minatar", "minatar_softq_online"):
         assert report.agent_name({"exp_name": name, "method": "q"}, 5) == "Online soft DQN"
         assert report.agent_name({"exp_name": name, "method": "pg"}, 5) == "Policy gradient"
@@ -893,6 +896,27 @@ def test_relative_to_another_agent(tmp_path, make_report):
     assert "## Relative to Dueling DQN" in readme(tmp_path)
     line = make_report(tmp_path, "--relative-to", "RDQ", check=False).stderr.splitlines()[-1]
     assert line == "error: --relative-to 'RDQ' is none of the agents: DQN, IB-DQN(n), Dueling DQN"
+
+
+def test_relative_to_a_target_network(tmp_path, make_report):
+    """Iterated shared Q-learning: there is no DQN, so the reader is told to name the agent that the others are compared
+    with, also in the probability of improvement; agents with the layer keep their own baselines there."""
+    agents = {"targetbased": (1, True), "targetfree": (0, False), "isdqn": (9, False)}
+    for game, (name, (heads, target)) in product(("Asterix", "SpaceInvaders"), agents.items()):
+        for seed, k in product((1, 2), (0.0, float(report.MINATAR_ACTIONS[game]))):
+            args = {"num_iterations": heads, "target_network": target, "mean_scaling_coefficient": k}
+            exp_name = f"minatar_{name}{'_mexp' if k else ''}"
+            make_run(tmp_path, f"MinAtar/{game}-v1", exp_name, seed, [1.0 + heads, 2.0 + seed + k], **args)
+    note = "no scores relative to DQN: DQN has no runs of two games. `--relative-to` names another agent."
+    assert note in make_report(tmp_path).stderr
+    assert not (tmp_path / "out" / "relative.csv").exists()
+    assert "scores relative to DQN" not in make_report(tmp_path, "--relative-to", "Target-based DQN").stderr
+    names = ["Target-based DQN", "iS-DQN K=9", "Target-free DQN"]
+    assert {agent for agent, _ in relative(tmp_path)} == {*names, *[f"IB-{name}(n)" for name in names]}
+    with open(tmp_path / "out" / "improvement.csv", newline="") as file:
+        pairs = {(row["agent"], row["baseline"]) for row in csv.DictReader(file)}
+    expected = {(f"IB-{name}(n)", name) for name in names}
+    assert pairs == expected | {(name, "Target-based DQN") for name in names[1:]}
 
 
 def test_no_relative_overestimation(tmp_path, make_report):

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import torch
 import torch.nn as nn
-from conftest import ROOT, load, run, run_folders
-from test_bad_input import checkpointed_run, refused
+from conftest import ROOT, TINY, load, run, run_folders
+from test_bad_input import checkpointed_run, put, refused
+from test_evaluation import ScriptedEnvs
 from test_minatar import Stepped
-from test_resume import assert_same_weights, evaluations, fork, new_folders, run_here
+from test_resume import assert_same_weights, evaluations, fork, new_folders, run_here, scalars
 
 softq = load("related/softq_minatar")
 online = load("related/softq_online_minatar")
@@ -275,7 +276,8 @@ def test_rollout_targets_against_loops():
 
 @pytest.mark.parametrize("method", ["q", "pg"])
 def test_update_of_a_rollout_by_hand(method):
-    """What it returns, of two steps without an end, from the two heads; and the norm of the step that it takes."""
+    """What it returns, of two steps without an end, from the two heads; and the step that it takes, of the length to
+    which gradients are clipped."""
     torch.manual_seed(0)
     tau, log_n = 0.05, math.log(3)
     network = online.QNetwork(4, 3, tau)
@@ -300,12 +302,25 @@ def test_update_of_a_rollout_by_hand(method):
     )
     optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
     before = nn.utils.parameters_to_vector(network.parameters())
+
+    # What the update must follow: targets are constants, and so are, but for one factor each, the products with them
+    v_now, log_pi_now = [head.view(2, 6, -1) for head in network.heads(obs.flatten(0, 1))]
+    v_now, log_pi_a_now = v_now.squeeze(2), log_pi_now.gather(2, actions[..., None]).squeeze(2)
+    kl_now = (log_pi_now.exp() * log_pi_now).sum(2) + log_n
+    surrogates = {
+        "q": -(targets - q_a) * (0.7 * v_now + log_pi_a_now),
+        "pg": -log_pi_a_now * advantages + tau * kl_now - 0.7 * advantages * v_now,
+    }
+    parameters = list(network.parameters())
+    gradient_by_hand = torch.autograd.grad(surrogates[method].mean(), parameters)
+    direction = nn.utils.parameters_to_vector([-part for part in gradient_by_hand])
+
     got = online.update(network, optimizer, args, online.Rollout(obs, actions, rewards, next_obs, none, none))
     assert [value.item() for value in got] == pytest.approx(
         [losses[method].mean().item(), q_a.mean().item(), entropy.mean().item()], rel=1e-4
     )
     step = nn.utils.parameters_to_vector(network.parameters()) - before
-    assert step.norm().item() == pytest.approx(0.01, rel=1e-3)
+    torch.testing.assert_close(step, 0.01 * direction / direction.norm(), rtol=1e-3, atol=1e-6)
 
 
 @pytest.mark.parametrize("games", ["minatar", "atari"])
@@ -327,11 +342,27 @@ def test_actions_are_drawn_from_pi():
     np.testing.assert_allclose(np.bincount(actions) / 20_000, PI, atol=0.01)
 
 
-def test_evaluation_draws_from_pi():
-    envs = Stepped([[[0] * 5000]] * 4)
-    args = online.Args(eval_episodes=4, eval_epsilon=0.0, temperature=0.2)
-    online.evaluate(envs, lambda obs: np.tile(0.2 * np.log(PI) + 5.0, (4, 1)), args, 0)
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_evaluation_draws_from_pi(games):
+    script = load(f"related/softq_online_{games}")
+    envs, length = (Stepped, {"eval_episodes": 4}) if games == "minatar" else (ScriptedEnvs, {"eval_steps": 20_000})
+    envs = envs([[[0] * 5000]] * 4)
+    args = script.Args(eval_epsilon=0.0, temperature=0.2, **length)
+    script.evaluate(envs, lambda obs: np.tile(0.2 * np.log(PI) + 5.0, (4, 1)), args, 0)
     np.testing.assert_allclose(np.bincount(np.concatenate(envs.actions)) / 20_000, PI, atol=0.01)
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_evaluation_measures_the_policy(games):
+    """The mean of `policy_metrics` over the steps, here of two episodes of two steps with one set of values."""
+    script = load(f"related/softq_{games}")
+    envs, length = (Stepped, {"eval_episodes": 2}) if games == "minatar" else (ScriptedEnvs, {"eval_steps": 1})
+    args = script.Args(temperature=0.1, entropy_form="entropy", **length)
+    values = np.tile(np.array([0.3, 0.1, -0.2], np.float32), (2, 1))
+    metrics, *_ = script.evaluate(envs([[[0, 0]]] * 2), lambda obs: values, args, 0)
+    assert metrics["episodes"] == 2
+    for name, expected in script.policy_metrics(values[:1], 0.1, "entropy").items():
+        assert metrics[name] == pytest.approx(expected[0])
 
 
 def test_rollouts():
@@ -359,27 +390,39 @@ def test_rollouts():
     assert buffer.steps == 0
 
 
+ALGORITHM = {
+    "softq_minatar": {"update", "soft_values", "log_policy", "policy_metrics"},
+    "softq_online_minatar": {
+        "update", "log_pi_of", "scale_gradient", "rollout_targets", "loss_q", "loss_pg", "draw_actions", "Rollout"
+    },
+}  # fmt: skip
+
+
 def test_atari_scripts_have_the_same_algorithm():
     """The text of what is tested above on MinAtar's scripts is that of Atari's."""
     for name, other in ATARI.items():
-        texts = [copies.definitions(ROOT / "related" / f"{script}.py") for script in (name, other)]
-        shared = (
-            set(texts[0])
-            & set(texts[1])
-            & {
-                "update",
-                "soft_values",
-                "log_policy",
-                "policy_metrics",
-                "scale_gradient",
-                "rollout_targets",
-                "loss_q",
-                "loss_pg",
-                "draw_actions",
-                "Rollout",
-            }
-        )
-        assert len(shared) >= 4 and all(texts[0][key] == texts[1][key] for key in shared)
+        ours, theirs = [copies.definitions(ROOT / "related" / f"{script}.py") for script in (name, other)]
+        for definition in ALGORITHM[name]:
+            assert ours[definition] == theirs[definition]
+
+
+def test_defaults():
+    """Those of spec and papers; everything else is the base's."""
+    soft = dict(temperature=0.03, entropy_form="kl", policy="epsilon", munchausen=0.0, mean_scaling_coefficient=0.0)
+    theirs = dict(
+        method="q", temperature=0.01, value_coefficient=0.5, num_envs=16, num_steps=5, learning_rate=7e-4,
+        rmsprop_alpha=0.99, rmsprop_eps=1e-5, max_grad_norm=0.5,
+    )  # fmt: skip
+    not_there = {
+        "mean_scaling_coefficient", "adam_eps", "buffer_size", "buffer_device", "target_network_frequency",
+        "batch_size", "start_e", "end_e", "exploration_steps", "learning_starts", "train_frequency",
+    }  # fmt: skip
+    for games, base in (("atari", "dqn_atari_mexp"), ("minatar", "minatar_mexp")):
+        expected = vars(load(base).Args()) | soft | {"exp_name": f"softq_{games}"}
+        assert vars(load(f"related/softq_{games}").Args()) == expected
+        kept = {name: value for name, value in vars(load(base).Args()).items() if name not in not_there}
+        expected = kept | theirs | {"exp_name": f"softq_online_{games}"}
+        assert vars(load(f"related/softq_online_{games}").Args()) == expected
 
 
 # WHOLE RUNS
@@ -430,7 +473,9 @@ def test_resuming_with_several_parameter_groups(tmp_path):
 
 
 def test_columns_of_the_policy(tmp_path):
-    run_here("related/softq_minatar", SHORT, "--policy boltzmann --munchausen 0.9 --entropy-form entropy", cwd=tmp_path)
+    flags = "--policy boltzmann --munchausen 0.9 --entropy-form entropy"
+    result = run_here("related/softq_minatar", SHORT, flags, cwd=tmp_path)
+    assert "warning" not in result.stdout
     (folder,) = run_folders(tmp_path)
     header = (folder / "eval.csv").read_text().splitlines()[0].split(",")
     assert header[-5:] == ["z_norm", "entropy", "soft_minus_max", "gap_over_temperature", "wall_time"]
@@ -464,8 +509,43 @@ def test_training_by_the_boltzmann_policy(tmp_path):
     assert max(greedy.count(action) for action in set(greedy)) > 800, "which is not uniform"
 
 
+def buffer_actions(flags, cwd):
+    """The actions of the first 100 steps of a run on Atari, before learning starts."""
+    flags = f"{TINY} --env-id ALE/Pong-v5 --no-full-action-space {flags}".replace("starts 64", "starts 400")
+    _, folder = checkpointed_run(cwd, "related/softq_atari", flags)
+    return torch.load(folder / "checkpoint.pt", weights_only=True)["stateful"]["buffer"]["actions"][:100].flatten()
+
+
+def test_training_by_the_boltzmann_policy_on_atari(tmp_path):
+    greedy, cold, hot = new_folders(tmp_path, "greedy", "cold", "hot")
+    greedy = buffer_actions("--start-e 0 --end-e 0", greedy)
+    assert torch.equal(buffer_actions("--policy boltzmann --temperature 1e-6", cold), greedy)
+    hot = buffer_actions("--policy boltzmann --temperature 1e3 --start-e 0 --end-e 0", hot)
+    assert hot.bincount(minlength=6).min() > 5 and greedy.bincount().max() > 50, "uniform, and not"
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_training_acts_by_pi(games, tmp_path):
+    """A copy of the script whose pi has 0.9 for action 1 whatever it sees. On Atari rewards are clipped."""
+    line = "    learning_rate = torch.tensor("
+    always = "    q_network.logits.weight.data.zero_()\n"
+    always += "    q_network.logits.bias.data[1] = math.log(9 * (envs.num_actions - 1))\n"
+    name = fork(tmp_path / "pi.py", (line, always + line), name=f"related/softq_online_{games}")
+    env_id = "Breakout" if games == "minatar" else "ALE/Asteroids-v5"
+    flags = f"--env-id {env_id} --num-envs 4 --num-steps 1000 --eval-frequency 0 --no-cuda"
+    flags = f"{flags} --checkpoint-frequency 1200 --total-timesteps 100000000"
+    run_here(name, flags, cwd=tmp_path, stop_at=1204)
+    (folder,) = run_folders(tmp_path)
+    rollouts = torch.load(folder / "checkpoint.pt", weights_only=True)["stateful"]["rollouts"]
+    actions = rollouts["actions"][:300]
+    assert actions.eq(1).float().mean().item() == pytest.approx(0.9, abs=0.035)  # four standard deviations
+    if games == "atari":
+        assert rollouts["rewards"][:300].unique().tolist() == [0.0, 1.0], "a rock is worth 20 and more"
+
+
 def test_learning_rate_falls_linearly(tmp_path):
-    """What RMSprop has in each of the five updates, by the steps before the rollout's last; its other settings stay."""
+    """What RMSprop has in each of the five updates, by the steps before the rollout's last; its other settings stay.
+    A copy of the script that gives it a plain number fails at the first update."""
     seen = []
     step = torch.optim.RMSprop.step
 
@@ -480,6 +560,46 @@ def test_learning_rate_falls_linearly(tmp_path):
     rates, alphas, epsilons = zip(*seen, strict=True)
     assert rates == pytest.approx([0.084, 0.064, 0.044, 0.024, 0.004])
     assert set(alphas) == {0.9} and set(epsilons) == {0.001}
+    name = fork(
+        tmp_path / "number.py",
+        ("        lr=learning_rate,\n", "        lr=args.learning_rate,\n"),
+        name="related/softq_online_minatar",
+    )
+    with pytest.raises(AttributeError, match="fill_"):
+        run_here(name, flags, cwd=tmp_path)
+
+
+def test_a_checkpoint_of_another_device(tmp_path):
+    """One that was made on a GPU, where the optimizer is `capturable`, goes on here."""
+    name = "related/softq_online_minatar"
+    flags = "--num-envs 2 --eval-frequency 0 --checkpoint-frequency 20 --total-timesteps 40"
+    run_here(name, flags, cwd=tmp_path, stop_at=22)
+    (folder,) = run_folders(tmp_path)
+    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+    for group in checkpoint["stateful"]["optimizer"]["param_groups"]:
+        group["capturable"] = True
+    put(folder / "checkpoint.pt", checkpoint)
+    run_here(name, flags, "--resume", cwd=tmp_path)
+
+
+@pytest.mark.parametrize("name", ["softq_minatar", "softq_online_minatar"])
+def test_tags(name, tmp_path):
+    """TensorBoard has what docs/outputs.md lists of these scripts besides the base's."""
+    flags = "--total-timesteps 2000 --eval-frequency 2000 --eval-episodes 2"
+    if name == "softq_minatar":
+        flags += " --learning-starts 1000 --buffer-size 2000"
+        tags = {"eval/entropy", "eval/soft_minus_max", "eval/gap_over_temperature", "charts/epsilon", "losses/td_loss"}
+    else:
+        tags = {"charts/learning_rate", "losses/loss", "losses/q_values", "losses/entropy"}
+    run_here(f"related/{name}", flags, cwd=tmp_path)
+    logged = {}
+    for tag, step, value in scalars(run_folders(tmp_path)[0]):
+        logged.setdefault(tag, []).append((step, value))
+    assert tags <= set(logged)
+    if name == "softq_online_minatar":
+        (_, first), (_, last) = logged["charts/learning_rate"]
+        assert first == pytest.approx(7e-4 / 2, rel=0.02) and 0 < last < 1e-5
+        assert all(0 < entropy <= math.log(3) + 1e-6 for _, entropy in logged["losses/entropy"])
 
 
 @pytest.mark.parametrize("games", ["minatar", "atari"])
@@ -530,6 +650,12 @@ def test_time_limit_in_rollouts(games, tmp_path):
 @pytest.mark.parametrize("games", ["minatar", "atari"])
 def test_bad_flags(name, flags, words, games, tmp_path):
     assert words in refused(f"related/{name}_{games}", flags, cwd=tmp_path)
+
+
+def test_munchausen_with_the_kl_form_is_said(tmp_path):
+    flags = "--munchausen 0.9 --learning-starts 64 --buffer-size 100 --total-timesteps 100 --eval-frequency 0"
+    result = run_here("related/softq_minatar", flags, cwd=tmp_path)
+    assert "warning: Munchausen-DQN has the entropy form" in result.stdout
 
 
 @pytest.mark.slow

@@ -196,7 +196,17 @@ HEADS = {
     "update",
     "check_args",
 }
-EAU = {"Args", "QNetwork", "QNetworks", "num_pruned", "next_sparsities", "polyprune_sparsity", "acting_probabilities"}
+EAU = {
+    "Args",
+    "QNetwork",
+    "QNetworks",
+    "check_stack",
+    "check_memory",
+    "num_pruned",
+    "next_sparsities",
+    "polyprune_sparsity",
+    "acting_probabilities",
+}
 EAU |= {"select", "end_period", "sparsity_metrics", "update", "check_args"}
 BASES = {  # a related script: what it is a copy of, the definitions that are its algorithm, changed lines of the loop
     "dueling_atari": ("dqn_atari", {"Args", "QNetwork", "update"}, 0),
