@@ -152,7 +152,7 @@ def test_model_with_another_k(tmp_path):
         assert "k = 3" in refused(name, flags, flag, f"--eval-only {folder}/model.pt", cwd=tmp_path)
     assert "k = 0" in refused("dqn_atari_mexp", flags, f"--eval-only {folder}/model_folded.pt", cwd=tmp_path)
     line = refused("dqn_atari_mexp", f"--eval-only {folder}/model.pt --mean-scaling-coefficient 3", cwd=tmp_path)
-    assert "add --env-id ALE/Pong-v5" in line, "all games have the same architecture"
+    assert "trained with --env-id ALE/Pong-v5; add that" in line, "all games have the same architecture"
 
 
 def test_model_without_its_config(tmp_path):

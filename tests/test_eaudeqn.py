@@ -406,6 +406,7 @@ STEP = "        next_obs, rewards, terminated, truncated, done, info = envs.step
 ONE_HOT = (  # a copy of the script in which network i prefers action i, and whose actions are written down
     ("return self.network.mean_expansion(x.transpose(1, 2))", "return torch.eye(5)[:, None].repeat(1, len(obs), 1)"),
     (STEP, "        print('acts', *actions)\n" + STEP),
+    ("    check_stack(q_networks, networks, to_device(example, device))\n", ""),  # which would find out
 )
 
 

@@ -602,9 +602,13 @@ def test_eval_only(finished, tmp_path):
         ("model.pt", "--mean-scaling-coefficient 1", "k = 2"),
         ("model.pt", "--mean-scaling-coefficient 0", "k = 2"),
         ("model_folded.pt", "", "k = 0"),
-        ("model.pt", "--obs-scale 0.2", "add --obs-scale 0.1"),
-        ("model.pt", "--env-id tests/ShortCartPole-v0", "add --env-id CartPole-v1"),  # of the same architecture
-        ("model.pt", "--env-id LunarLander-v3", "add --env-id CartPole-v1"),
+        ("model.pt", "--obs-scale 0.2", "trained with --obs-scale 0.1; add that"),
+        (
+            "model.pt",
+            "--env-id tests/ShortCartPole-v0",
+            "trained with --env-id CartPole-v1; add that",
+        ),  # of the same architecture
+        ("model.pt", "--env-id LunarLander-v3", "trained with --env-id CartPole-v1; add that"),
     ],
 )
 def test_eval_only_refuses(model, flags, words, finished, tmp_path):
