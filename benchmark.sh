@@ -20,7 +20,7 @@ SUITE            runs
 --agents LIST    of those of the suite's games, listed below
 --k LIST         a sweep: each agent once with every k of the list, of numbers and n, 2n, 4n ..., n the number of actions
                  of the game; agents are then those that have the layer (default: DQN's)
---seeds N|LIST   N seeds from 1 on, or a list such as 3,4
+--seeds N|LIST   N seeds from 1 on, or a list such as 3,4 (of one: 3,)
 --steps N        agent steps of every run
 --workers N      runs at a time (default: the GPUs given, or else the cores)
 --gpus LIST      such as 0,1: the runs take them in turn
@@ -288,7 +288,7 @@ one_k='([0-9]+(\.[0-9]+)?|([1-9][0-9]*)?n)'
 [[ ! $k_list =~ [0-9]n || " ${extra[*]-} " != *" --no-full-action-space "* ]] ||
   die "--k '$k_list': multiples of n are those of the full action space, which --no-full-action-space makes smaller"
 [[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
-[[ $seeds =~ ^[0-9]+(,[0-9]+)*$ && $seeds != 0 ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
+[[ $seeds =~ ^[0-9]+(,[0-9]+)*,?$ && $seeds != 0 ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
 [[ $gpus =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die "--gpus '$gpus' must be a list such as 0,1"
 IFS=, read -ra gpu_list <<<"$gpus"
 IFS=, read -ra game_list <<<"$games"

@@ -190,6 +190,11 @@ def test_every_agent(tmp_path):
                 assert args.num_networks == (5 if stem == "eaudeqn" else 1)
 
 
+def test_a_single_seed(tmp_path):
+    lines = benchmark("minatar --games Seaquest --seeds 4, --dry-run", cwd=tmp_path).stdout.splitlines()
+    assert [re.search(r"--seed (\d+) ", line)[1] for line in lines] == ["4", "4"], "both agents"
+
+
 def test_suite_of_lunarlander(tmp_path):
     lines = benchmark("lunarlander --dry-run", cwd=tmp_path).stdout.splitlines()
     keys = [(args.seed, args.mean_scaling_coefficient, args.exp_name) for _, _, args in map(parse, lines)]
@@ -255,6 +260,7 @@ def test_sweep_over_k(tmp_path):
         ("quick --steps many", "--steps 'many'"),
         ("quick --seeds 0", "--seeds '0'"),
         ("quick --seeds 1,b", "--seeds '1,b'"),
+        ("quick --seeds 1,,", "--seeds '1,,'"),
         ("quick --workers 0", "--workers '0'"),
         ("quick --gpus a", "--gpus 'a'"),
         ("quick --steps", "--steps needs a value"),
