@@ -356,7 +356,7 @@ def test_the_same_runs_give_the_same_report(tmp_path, make_report):
     assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
 
 
-@pytest.mark.parametrize("folder", ["minatar", "atari", "lunarlander"])
+@pytest.mark.parametrize("folder", ["minatar", "atari", "lunarlander", "online"])
 def test_committed_evidence(folder, tmp_path, make_report):
     """The tables under docs/ are those of the runs beside them, by the command that the page gives."""
     page = (ROOT / "docs" / folder / "README.md").read_text()
