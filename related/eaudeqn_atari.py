@@ -284,7 +284,7 @@ def check_stack(q_networks: QNetworks, networks: list[QNetwork], obs: torch.Tens
     changes `QNetwork.forward`, which the target network runs, must change `QNetworks` too, which learns."""
     for stacked, network in zip(q_networks(obs), networks, strict=True):
         q = network(obs)
-        if (stacked - q).abs().max() > 1e-3 * q.abs().max():
+        if (stacked - q).abs().max() > 1e-2 * q.abs().max():  # a GPU's convolutions have three decimal digits (TF32)
             raise RuntimeError("QNetworks.__call__ and QNetwork.forward give different values: change both alike")
 
 
