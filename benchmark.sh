@@ -23,7 +23,7 @@ SUITE            runs
 --seeds N|LIST   N seeds from 1 on, or a list such as 3,4 (of one: 3,)
 --steps N        agent steps of every run
 --workers N      runs at a time (default: the GPUs given, or else the cores)
---gpus LIST      such as 0,1: the runs take them in turn
+--gpus LIST      such as 0,1: shared out among the runs at a time; not with --slurm, which gives each run its own
 --out DIR        where runs, logs and report go (default: benchmark/SUITE)
 --slurm OPTIONS  submit to Slurm instead, with these options of sbatch, such as "--partition=gpu --gres=gpu:1 --mem=16G"
 --dry-run        print every command and stop
@@ -40,7 +40,7 @@ die() {
   exit 2
 }
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+root=$(CDPATH="" cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
 # AGENTS, a line each: the family of their games, the name that --agents and --exp-name give them, script and flags
 declare -A agent_scripts=(
@@ -158,17 +158,21 @@ if [ "${1-}" = __run ]; then
   number=$3
   name=$(sed -n "$((number + 1))p" "$out/names.txt")
   command=$(sed -n "$((number + 1))p" "$out/commands.txt")
-  rm -f "$out/failed/$name"
+  rm -f "$out/state/failed/$name"
   # tabular_mexp.py knows no --resume: it is skipped if this very command has made its figures before
   tabular_command=$out/tabular/command.txt
   if [ "$name" = tabular ]; then
     if [ "$command" = "$(cat "$tabular_command" 2>/dev/null)" ]; then
-      touch "$out/done/$name"
+      touch "$out/state/done/$name"
       exit 0
     fi
     rm -f "$tabular_command"
   fi
-  echo "$name" >"$out/running/$number"
+  if [ -n "${BENCHMARK_GPUS-}" ]; then # each place among those that run at a time has its GPU
+    IFS=, read -ra gpu_list <<<"$BENCHMARK_GPUS"
+    export CUDA_VISIBLE_DEVICES=${gpu_list[BENCHMARK_SLOT % ${#gpu_list[@]}]}
+  fi
+  echo "$name" >"$out/state/running/$number"
   cd "$root" || exit 1
   for attempt in 1 2; do
     echo "[$(date '+%F %T')] attempt $attempt: $command" >>"$out/logs/$name.log"
@@ -176,14 +180,14 @@ if [ "${1-}" = __run ]; then
       if [ "$name" = tabular ]; then
         echo "$command" >"$tabular_command"
       fi
-      touch "$out/done/$name"
+      touch "$out/state/done/$name"
       break
     elif [ "$attempt" = 2 ]; then
-      touch "$out/failed/$name"
+      touch "$out/state/failed/$name"
     fi
   done
-  rm -f "$out/running/$number"
-  if [ ! -e "$out/done/$name" ]; then
+  rm -f "$out/state/running/$number"
+  if [ ! -e "$out/state/done/$name" ]; then
     exit "${BENCHMARK_FAILURE:-1}"
   fi
   exit 0
@@ -198,10 +202,11 @@ if [ "${1-}" = __finish ]; then
     echo "no report was made; the runs are in $out/runs" >&2
   fi
   while read -r name; do
-    if [ -e "$out/failed/$name" ]; then
-      echo "failed twice: $name, log $out/logs/$name.log" >&2
+    if [ -e "$out/state/failed/$name" ]; then
+      reason=$(tac "$out/logs/$name.log" | sed '/ attempt 2: /q' | grep -m 1 '^error: ')
+      echo "failed twice: $name, log $out/logs/$name.log${reason:+ ($reason)}" >&2
       status=1
-    elif [ ! -e "$out/done/$name" ]; then
+    elif [ ! -e "$out/state/done/$name" ]; then
       echo "not finished: $name; the same command goes on with it" >&2
       status=1
     elif [ "$name" = tabular ]; then
@@ -288,8 +293,10 @@ one_k='([0-9]+(\.[0-9]+)?|([1-9][0-9]*)?n)'
 [[ ! $k_list =~ [0-9]n || " ${extra[*]-} " != *" --no-full-action-space "* ]] ||
   die "--k '$k_list': multiples of n are those of the full action space, which --no-full-action-space makes smaller"
 [[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
-[[ $seeds =~ ^[0-9]+(,[0-9]+)*,?$ && $seeds != 0 ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
+[[ $seeds =~ ^[0-9]+(,[0-9]+)*,?$ && ! $seeds =~ ^0+$ ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
 [[ $gpus =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die "--gpus '$gpus' must be a list such as 0,1"
+[ -z "$gpus" ] || [ -z "$use_slurm" ] || die "--gpus goes not with --slurm: ask Slurm for a GPU a run, as with --slurm '--gpus=1'"
+[ -n "$out" ] || die "--out '' names no folder; try --out benchmark/$suite"
 IFS=, read -ra gpu_list <<<"$gpus"
 IFS=, read -ra game_list <<<"$games"
 IFS=, read -ra agent_list <<<"$agents"
@@ -304,6 +311,9 @@ if [ "${#ks[@]}" -eq 0 ]; then
 fi
 if [[ $seeds == *,* ]]; then
   IFS=, read -ra seed_list <<<"$seeds"
+  for i in "${!seed_list[@]}"; do
+    seed_list[i]=$((10#${seed_list[i]})) # 01 and 1 are one seed
+  done
 else
   readarray -t seed_list < <(seq "$seeds")
 fi
@@ -344,6 +354,9 @@ TEXT
 }
 if [ -n "$dry_run" ] || suitable python; then
   python=$(command -v python || echo python)
+  if [[ $python == */* && $python != /* ]]; then
+    python=$PWD/$python # a relative entry of PATH; the runs are started in another folder
+  fi
 else
   python=$root/.venv/bin/python
   if ! suitable "$python"; then
@@ -370,21 +383,28 @@ fi
 for game in "${game_list[@]}"; do
   for seed in "${seed_list[@]}"; do
     for agent in "${agent_list[@]}"; do
+      listed=, numbers=, # the k so far, as the list has them and in numbers
       for k in "${ks[@]}"; do
         name=$agent
         flags=""
         if [ -n "$k" ]; then
           name+=_k$k
+          number=$k
+          if [[ $k == *n && " ${extra[*]-} " != *" --no-full-action-space "* ]]; then
+            multiple=${k%n}
+            number=$((${multiple:-1} * $(num_actions "$game")))
+          fi
           case $k in
             n) flags=" --mean-scaling-coefficient None" ;; # which the scripts take for their game's n
             *n) flags=" --mean-scaling-coefficient $((${k%n} * $(num_actions "$game")))" ;;
             *) flags=" --mean-scaling-coefficient $k" ;;
           esac
+          if [[ $numbers == *,"$number",* && $listed != *,"$k",* ]]; then
+            continue # such as n after 4, where the game has 4 actions
+          fi
+          listed+=$k, numbers+=$number,
         fi
         command="OMP_NUM_THREADS=1"
-        if [ "${#gpu_list[@]}" -gt 0 ]; then
-          command+=" CUDA_VISIBLE_DEVICES=${gpu_list[${#commands[@]} % ${#gpu_list[@]}]}"
-        fi
         command+=" $(quote "$python") $(quote "$root")/${agent_scripts[$family/$agent]}$flags"
         command+=" --env-id $prefix$game-$version --seed $seed --exp-name $name"
         command+=" --total-timesteps $steps --runs-dir $(quote "$out/runs") --resume"
@@ -406,14 +426,17 @@ fi
 mkdir -p "$out/runs" "$out/logs" || die "--out $out cannot be written to; name a folder that can"
 exec 9>"$out/lock"
 flock -n 9 || die "--out $out: another benchmark.sh, or a run that it left, is at work there"
-job_name=mexp-$suite-$(cksum <<<"$out" | cut -d' ' -f1)
-if [ -n "$use_slurm" ]; then # the same folder must not be submitted twice at a time
+job_name=mexp-$(cksum <<<"$out" | cut -d' ' -f1) # of the folder: nothing else may start there while Slurm is at work
+queued=""
+if [ -n "$use_slurm" ]; then
   command -v sbatch >/dev/null || die "--slurm needs Slurm's sbatch, which was not found"
   queued=$(squeue -h --name="$job_name" -o %A) || die "--slurm: squeue does not answer (see above)"
-  [ -z "$queued" ] || die "--slurm: job ${queued%%$'\n'*} is at work on $out; wait for its end, or scancel it"
+elif command -v squeue >/dev/null; then
+  queued=$(squeue -h --name="$job_name" -o %A 2>/dev/null)
 fi
-rm -rf "$out/done" "$out/failed" "$out/running"
-mkdir -p "$out/done" "$out/failed" "$out/running"
+[ -z "$queued" ] || die "--out $out: Slurm's job ${queued%%$'\n'*} is at work there; wait for its end, or scancel it"
+mkdir -p "$out/state/done" "$out/state/failed" "$out/state/running"
+rm -f "$out"/state/{done,failed,running}/*
 printf '%s\n' "${names[@]}" >"$out/names.txt"
 printf '%s\n' "${commands[@]}" >"$out/commands.txt"
 total=${#names[@]}
@@ -460,11 +483,11 @@ started=$SECONDS
 group=""
 count() {
   local files
-  files=("$out/done"/*)
+  files=("$out/state/done"/*)
   n_done=${#files[@]}
-  files=("$out/running"/*)
+  files=("$out/state/running"/*)
   n_running=${#files[@]}
-  files=("$out/failed"/*)
+  files=("$out/state/failed"/*)
   n_failed=${#files[@]}
 }
 show() {
@@ -490,7 +513,7 @@ stop() {
 numbers=$(seq 0 $((total - 1)))
 trap stop INT TERM HUP
 set -m # the runs get a process group of their own, which `stop` can end as a whole
-BENCHMARK_FAILURE=0 xargs -P "$workers" -n 1 bash "$root/benchmark.sh" __run "$out" <<<"$numbers" &
+BENCHMARK_FAILURE=0 BENCHMARK_GPUS=$gpus xargs --process-slot-var=BENCHMARK_SLOT -P "$workers" -n 1 bash "$root/benchmark.sh" __run "$out" <<<"$numbers" &
 group=$!
 set +m
 last=""

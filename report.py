@@ -302,17 +302,22 @@ def agent_name(args: dict, n: Optional[int]) -> str:
 
 def baseline_of(agent: str) -> str:
     """The agent without the layer: DQN for IB-DQN(k), fork for fork(k); any other agent itself."""
-    return re.sub(r"^IB-|\([^()]*\)$", "", agent)
+    return re.sub(r"^IB-|\([\d.e+-]*n?\)$", "", agent)  # and not the (KL) of Munchausen-DQN
 
 
 def read_run(folder: Path) -> pd.DataFrame:
     """One row for each evaluation of a run; raises ValueError or OSError if its files are missing or damaged."""
     config = json.loads((folder / "config.json").read_text())
     args = config["args"]
+    text = pd.read_csv(folder / "eval.csv", dtype=str, keep_default_na=False)
+    if text.isna().any(axis=None) or (text == "").any(axis=None):
+        raise ValueError("values are missing")
     table = pd.read_csv(folder / "eval.csv")
     others = [name for name in (*NORMS, *SPARSITY) if name in table]
     table = table[["step", *METRICS, *others]].astype(float)
-    if table.empty or not np.isfinite(table.to_numpy()).all() or not table["step"].is_monotonic_increasing:
+    if np.isinf(table.to_numpy()).any():  # action-values may diverge, and leave a score all the same
+        table = table.replace([math.inf, -math.inf], math.nan)
+    if table.empty or table[["step", "score_mean"]].isna().any(axis=None) or not table["step"].is_monotonic_increasing:
         raise ValueError("rows are missing or damaged")
     if not table["step"].is_unique:
         raise ValueError("steps come twice")
@@ -321,6 +326,8 @@ def read_run(folder: Path) -> pd.DataFrame:
     n = num_actions(config, game)
     k = float(args.get("mean_scaling_coefficient") or 0)
     compared = {name: value for name, value in args.items() if name not in MAY_DIFFER}
+    if args.get("method") in ("q", "pg"):  # online soft Q-learning, whose learning rate falls over all steps
+        compared["total_timesteps"] = args["total_timesteps"]
     return table.assign(
         game=game,
         agent=agent_name(args, n),
@@ -331,6 +338,12 @@ def read_run(folder: Path) -> pd.DataFrame:
         total=int(args["total_timesteps"]),
         settings=json.dumps(compared, sort_keys=True),
     )
+
+
+def started(run: str) -> int:
+    """When a run was started, in seconds since 1970, which its folder's name ends with; 0 if it does not."""
+    match = re.search(r"__(\d+)$", run)
+    return int(match[1]) if match else 0
 
 
 def differing_settings(settings: list[dict]) -> list[str]:
@@ -368,8 +381,8 @@ def read_runs(root: Path) -> tuple[pd.DataFrame, list[str]]:
         data.loc[rows, "agent"] = agent + "(" + data.loc[rows, "coefficient"] + ")"
 
     for (game, agent, seed), runs in data.groupby(["game", "agent", "seed"]):
-        last_steps = runs.groupby("run")["step"].max().sort_index()
-        by_length = last_steps.sort_values(kind="stable").index  # of equally long runs the newest comes last
+        last_steps = runs.groupby("run")["step"].max()
+        by_length = sorted(last_steps.index, key=lambda run: (last_steps[run], started(run), run))
         for run in by_length[:-1]:
             notes.append(f"`{run}` is ignored: another run of {game}, {agent}, seed {seed} is as long or longer.")
             data = data[data["run"] != run]
@@ -397,31 +410,35 @@ class Study:
     k: dict[tuple[str, str], float] = field(default_factory=dict)  # (game, agent): k
 
     def having(self, metric: str) -> tuple[list[str], list[str]]:
-        """The games and the agents with runs that measured `metric`: all of them, but for the norms."""
+        """The games and the agents with runs that measured `metric`: all of them, but for norms and sparsity."""
         places = [place for place, curves in self.curves.items() if metric in curves]
         games = [game for game in self.games if any(place[0] == game for place in places)]
         agents = [agent for agent in self.agents if any(place[1] == agent for place in places)]
         return games, agents
 
     def complete_games(self) -> list[str]:
-        """The games with a human score that every agent has played."""
+        """The games with a human score that every agent has played, but for agents that have played none of them."""
         games = [game for game in self.games if game in HUMAN]
-        return [game for game in games if all((game, agent) in self.curves for agent in self.agents)]
+        agents = {agent for game, agent in self.curves if game in HUMAN}
+        return [game for game in games if all((game, agent) in self.curves for agent in agents)]
 
     def pairs(self, relative_to: str) -> list[tuple[str, str]]:
         """Every agent with the one that it is compared with: IB-DQN(k) with DQN, IB-IQN(k) with IQN, IB-Nature DQN(k)
-        with Nature DQN; Dueling DQN, RDQ, Nature DQN and forks with DQN, or where there is none with IQN or with the
-        agent that `--relative-to` names."""
-        plain = [agent for agent in ("DQN", "IQN", relative_to) if agent in self.agents]
+        with Nature DQN, fork(k) with fork or fork(0). Dueling DQN, RDQ, Nature DQN and forks with DQN, or where they
+        share no game with it with IQN, or else with the agent that `--relative-to` names."""
         pairs = []
         for agent in self.agents:
             own_baseline = baseline_of(agent)
             if agent == "DQN" or agent == "IQN":
                 continue
-            if own_baseline != agent and own_baseline in self.agents:
-                pairs.append((agent, own_baseline))
-            elif plain and agent != plain[0]:
-                pairs.append((agent, plain[0]))
+            if own_baseline == agent or agent == f"{own_baseline}(0)":
+                candidates = ["DQN", "IQN", relative_to]
+            else:
+                candidates = [own_baseline, f"{own_baseline}(0)", "DQN", "IQN", relative_to]
+            for candidate in candidates:
+                if candidate != agent and common_games(self, agent, candidate):
+                    pairs.append((agent, candidate))
+                    break
         return pairs
 
 
@@ -458,11 +475,17 @@ def compare(data: pd.DataFrame) -> tuple[Study, list[str]]:
         if not shared:
             notes.append(f"{game} is left out: its runs share no evaluation step.")
             continue
-        if (runs.max() > shared[-1]).any():
+        if runs.max().min() > shared[-1]:
+            notes.append(f"{game}: compared up to {shared[-1]:,} steps, the last at which all runs were evaluated.")
+        elif runs.max().max() > shared[-1]:
             shortest = runs.max().idxmin()
             notes.append(f"{game}: compared up to {shared[-1]:,} steps, as far as all have come (`{shortest}`).")
         elif shared[-1] < here["total"].max():
             notes.append(f"{game}: its runs have come to {shared[-1]:,} of {here['total'].max():,} steps.")
+        until_then = here.loc[here["step"] <= shared[-1], "step"].nunique()
+        if until_then > len(shared):
+            used = f"{len(shared)} of the {until_then} steps up to there at which there are evaluations"
+            notes.append(f"{game}: its runs have other `--eval-frequency`s; compared at {used}.")
         study.games.append(game)
         study.steps[game] = shared
         here = here[here["step"].isin(shared)]
@@ -470,10 +493,13 @@ def compare(data: pd.DataFrame) -> tuple[Study, list[str]]:
             curves = {}
             for metric in metrics:
                 pivot = runs_of_agent.pivot(index="seed", columns="step", values=metric)
-                if metric in METRICS:
+                if metric == "score_mean":
                     study.seeds[game, agent] = pivot.index.tolist()
-                else:
-                    pivot = pivot.dropna()  # without the runs that did not measure it
+                if metric in METRICS and pivot.isna().any(axis=None):
+                    diverged = ", ".join(f"seed {seed}" for seed in pivot.index[pivot.isna().any(axis=1)])
+                    notes.append(f"{game}, {agent}, {diverged}: `{metric}` is not finite everywhere and left out.")
+                if pivot.isna().any(axis=None):
+                    pivot = pivot.dropna()  # without the runs that did not measure it, or whose values diverged
                 if not pivot.empty:
                     curves[metric] = pivot.to_numpy()
             study.curves[game, agent] = curves
@@ -551,13 +577,8 @@ def game_table(study: Study, args: Args) -> pd.DataFrame:
         if (game, agent) not in study.curves:
             continue
         curves = study.curves[game, agent]
-        values = {
-            "final_score": curves["score_mean"][:, -1],
-            "auc": curves["score_mean"].mean(1),
-            "overestimation": curves["overestimation"][:, -1],
-            "action_gap": curves["action_gap"][:, -1],
-        }
-        for name in (*NORMS, *SPARSITY):
+        values = {"final_score": curves["score_mean"][:, -1], "auc": curves["score_mean"].mean(1)}
+        for name in (*METRICS[1:], *NORMS, *SPARSITY):
             if name in curves:
                 values[name] = curves[name][:, -1]
         if game in HUMAN:
@@ -580,7 +601,7 @@ def game_table(study: Study, args: Args) -> pd.DataFrame:
 
 @dataclass
 class Aggregates:
-    """The human-normalised scores of every agent over the games that all have played, at the steps that these share."""
+    """The human-normalised scores of the agents over the games that all have played, at the steps that these share."""
 
     games: list[str]
     steps: list[int]
@@ -600,6 +621,9 @@ def aggregate(study: Study, args: Args) -> tuple[Aggregates, list[str]]:
         return result, notes
     scores = {}
     for agent in study.agents:
+        if (games[0], agent) not in study.curves:
+            notes.append(f"{agent} is left out of the aggregates: it has no game with a human score.")
+            continue
         counts = [len(study.seeds[game, agent]) for game in games]
         runs = min(counts)
         result.runs[agent] = runs
@@ -620,11 +644,11 @@ def aggregate(study: Study, args: Args) -> tuple[Aggregates, list[str]]:
     return result, notes
 
 
-def aggregate_table(study: Study, result: Aggregates) -> pd.DataFrame:
+def aggregate_table(result: Aggregates) -> pd.DataFrame:
     """One row for each agent: the aggregates at the last step, with their intervals."""
     rows = []
-    for agent in study.agents:
-        row = {"agent": agent, "games": len(result.games), "runs": result.runs[agent], "steps": result.steps[-1]}
+    for agent, runs in result.runs.items():
+        row = {"agent": agent, "games": len(result.games), "runs": runs, "steps": result.steps[-1]}
         for i, name in enumerate(AGGREGATES):
             low, high = result.intervals[agent][:, i, -1]
             row[name] = result.points[agent][i, -1]
@@ -644,7 +668,7 @@ def relative_table(study: Study, args: Args) -> tuple[pd.DataFrame, list[str]]:
     """The aggregates over games without a human score, relative to `--relative-to`, and notes on what is left out: for
     each agent and each of RELATIVE_MEASURES a row, none if there are not two games or no agent to compare. The games
     are those of the baseline; both its runs and the agent's are resampled for the intervals. Overestimation is left out
-    if it is not above 0 in every run of the baseline."""
+    if it is not above 0 in every run of the baseline, or not finite in any run."""
     notes = []
     baseline = args.relative_to
     without_human = [game for game in study.games if game not in HUMAN]
@@ -657,7 +681,9 @@ def relative_table(study: Study, args: Args) -> tuple[pd.DataFrame, list[str]]:
     measured = {}  # (game, agent): (runs, measures)
     for game, agent in study.curves:
         curve = study.curves[game, agent]["score_mean"]
-        overestimation = study.curves[game, agent]["overestimation"][:, -1]
+        overestimation = np.full(len(curve), math.nan)
+        if len(study.curves[game, agent].get("overestimation", [])) == len(curve):
+            overestimation = study.curves[game, agent]["overestimation"][:, -1]
         measured[game, agent] = np.stack([curve[:, -1], curve.mean(1), overestimation], axis=1)
 
     # Resampled, runs of which one scored 0 or less could have a mean of 0 or less, by which nothing can be divided
@@ -669,7 +695,8 @@ def relative_table(study: Study, args: Args) -> tuple[pd.DataFrame, list[str]]:
     if len(positive) < 2:
         return pd.DataFrame(), notes
     measures = list(RELATIVE_MEASURES)
-    if any((measured[game, baseline][:, 2] <= 0).any() for game in positive):
+    finite = all(np.isfinite(values).all() for (game, _), values in measured.items() if game in positive)
+    if not finite or any((measured[game, baseline][:, 2] <= 0).any() for game in positive):
         measures.remove("overestimation")
     scores = {}
     for agent in study.agents:
@@ -688,7 +715,8 @@ def relative_table(study: Study, args: Args) -> tuple[pd.DataFrame, list[str]]:
     if len(scores) < 2:
         return pd.DataFrame(), notes
     if "overestimation" not in measures:
-        notes.append(f"No overestimation relative to {baseline}: in one of its runs it is not above 0.")
+        reason = "in one of its runs it is not above 0" if finite else "that of a run is not finite"
+        notes.append(f"No overestimation relative to {baseline}: {reason}.")
 
     baseline_scores = scores[baseline]  # (runs, games, measures)
     pairs = {agent: (of_agent, baseline_scores) for agent, of_agent in scores.items()}
@@ -717,7 +745,7 @@ def relative_table(study: Study, args: Args) -> tuple[pd.DataFrame, list[str]]:
 
 def sweep_table(study: Study, games: pd.DataFrame) -> pd.DataFrame:
     """The rows of `game_table` that belong to a sweep, in the order of k: of each game the baselines with three values
-    of k or more, 0 among them."""
+    of k or more."""
     k = [study.k[place] for place in zip(games["game"], games["agent"], strict=True)]
     table = games.assign(baseline=games["agent"].map(baseline_of), k=k)
     columns = ["game", "baseline", "k", "agent", "runs", "steps", "evaluations"]
@@ -768,12 +796,11 @@ def common_games(study: Study, agent: str, baseline: str) -> list[str]:
 
 
 def improvement_table(study: Study, args: Args) -> pd.DataFrame:
-    """One row for each agent that has a baseline: the probability of improvement over it, over the games of both."""
+    """One row for each agent that has a baseline: the probability of improvement over it, over the games of both. Of
+    each agent as many runs a game count as it has in every one, for rliable wants a rectangle."""
     rows = []
     for agent, baseline in study.pairs(args.relative_to):
         games = common_games(study, agent, baseline)
-        if not games:
-            continue
         finals = {}
         for name in (agent, baseline):
             runs = min(len(study.seeds[game, name]) for game in games)
@@ -915,7 +942,7 @@ def draw_aggregate_curves(study: Study, result: Aggregates, out: Path) -> None:
     """Mean, median and IQM of the human-normalised score against steps."""
     figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
     for i, axis in enumerate(axes):
-        for agent in study.agents:
+        for agent in result.runs:
             ends = result.intervals[agent][:, i]
             draw_curve(axis, study, agent, result.steps, result.points[agent][i], ends)
         axis.set_title(AGGREGATES[i])
@@ -941,8 +968,8 @@ def draw_intervals(points: dict, intervals: dict, titles: list[str], colours: di
 
 def draw_aggregates(study: Study, result: Aggregates, out: Path) -> None:
     """The aggregates at the last step with their intervals."""
-    points = {agent: result.points[agent][:, -1] for agent in study.agents}
-    intervals = {agent: result.intervals[agent][:, :, -1] for agent in study.agents}
+    points = {agent: result.points[agent][:, -1] for agent in result.runs}
+    intervals = {agent: result.intervals[agent][:, :, -1] for agent in result.runs}
     figure = draw_intervals(points, intervals, AGGREGATES, study.colours, "human-normalised score")
     save(figure, out, "aggregates")
 
@@ -1122,7 +1149,7 @@ def report_aggregates(study: Study, out: Path, args: Args) -> tuple[list[str], l
         return ["The games share no evaluation step: no aggregates over them.\n"], notes
     draw_aggregate_curves(study, result, out)
     draw_aggregates(study, result, out)
-    table = aggregate_table(study, result)
+    table = aggregate_table(result)
     table.to_csv(out / "aggregates.csv", index=False)
 
     runs = ", ".join(f"{count} of {agent}" for agent, count in result.runs.items())
@@ -1237,8 +1264,10 @@ def report_pairs(study: Study, out: Path, args: Args) -> list[str]:
     rows = []
     for row in table.to_dict("records"):
         probability = cell(row["probability"], row["low"], row["high"])
-        rows.append([f"{row['agent']} over {row['baseline']}", probability, str(row["games"])])
-    lines = [markdown(["", "probability of improvement", "games"], rows)]
+        counts = [str(row[name]) for name in ("games", "runs", "baseline_runs")]
+        rows.append([f"{row['agent']} over {row['baseline']}", probability, *counts])
+    lines = [markdown(["", "probability of improvement", "games", "runs a game", "of the baseline"], rows)]
+    lines += ["Of each agent as many runs a game count as it has in every one of the games.", ""]
     lines += ["![Probability of improvement](improvement.png)", ""]
     for agent, baseline in zip(table["agent"], table["baseline"], strict=True):
         games = common_games(study, agent, baseline)
@@ -1251,8 +1280,16 @@ def report_pairs(study: Study, out: Path, args: Args) -> list[str]:
             if not human:
                 words.append("raw")
             name = file_name(*words)
-            draw_changes(study, agent, baseline, score_changes(study, agent, baseline, part), human, out, name)
-            lines += [f"![Change in final score from {baseline} to {agent}, game by game]({name}.png)", ""]
+            changes = score_changes(study, agent, baseline, part)
+            if changes:
+                draw_changes(study, agent, baseline, changes, human, out, name)
+                lines += [f"![Change in final score from {baseline} to {agent}, game by game]({name}.png)", ""]
+            without = [short(game) for game in part if game not in dict(changes)]
+            if without:
+                lines += [
+                    f"No change from {baseline} to {agent} in percent where {baseline} scored 0: {', '.join(without)}.",
+                    "",
+                ]
     return lines
 
 
@@ -1266,8 +1303,8 @@ def report_games(study: Study, games: pd.DataFrame, out: Path, args: Args) -> li
         caption = f"{label[0].upper()}{label[1:]} against agent steps, one panel a game"
         lines += [f"![{caption}]({name}.png)", ""]
     games.to_csv(out / "games.csv", index=False)
-    names = ["final_score", "auc", "overestimation", "action_gap"]
-    names += [name for name in (*NORMS, *SPARSITY, "human_normalised") if name in games]
+    names = ["final_score", "auc", *METRICS[1:], *NORMS, *SPARSITY, "human_normalised"]
+    names = [name for name in names if name in games]
     rows = []
     for row in games.to_dict("records"):
         cells = []

@@ -142,10 +142,11 @@ def test_dry_run(suite, games, agents, seeds, steps, tmp_path):
 
 
 def test_options(tmp_path):
-    flags = "--games Pong,Qbert,Zaxxon --agents iqn_mexp,dqn --seeds 7,9 --steps 1000 --gpus 0,3,5 --out here --dry-run"
+    flags = (
+        "--games Pong,Qbert,Zaxxon --agents iqn_mexp,dqn --seeds 07,9 --steps 1000 --gpus 0,3,5 --out here --dry-run"
+    )
     lines = benchmark("atari5", flags, "-- --num-envs 16 --gamma .9", cwd=tmp_path).stdout.splitlines()
     assert len(lines) == 3 * 2 * 2
-    assert [shlex.split(line)[1] for line in lines] == [f"CUDA_VISIBLE_DEVICES={gpu}" for gpu in (0, 3, 5)] * 4
     keys = re.findall(r"ALE/(\w+)-v5 --seed (\d) --exp-name (\w+) --total-timesteps 1000 ", "\n".join(lines))
     expected = [(g, s, a) for g in ("Pong", "Qbert", "Zaxxon") for s in "79" for a in ("iqn_mexp", "dqn")]
     assert keys == expected
@@ -246,6 +247,9 @@ def test_sweep_over_k(tmp_path):
         ("minatar --k 1,,2", "--k '1,,2' must be a list"),
         ("minatar --k -1", "--k '-1' must be a list"),
         ("minatar --k 0n", "--k '0n' must be a list"),
+        ("quick --seeds 00", "--seeds '00'"),
+        ("quick --dry-run --seeds 1,01", "name the run SpaceInvaders-minatar_dqn-1 twice"),
+        ("quick --gpus 0,1 --slurm --mem=1G", "--gpus goes not with --slurm"),
         ("minatar --dry-run --k 1,1", "name the run Asterix-minatar_mexp_k1-1 twice"),
         ("minatar --dry-run --k 0.5,0.50", "name the run Asterix-minatar_mexp_k0.5-1 twice"),
         ("atari5 --k n,2n -- --no-full-action-space", "--k 'n,2n': multiples of n"),
@@ -274,11 +278,30 @@ def test_bad_options(flags, words, tmp_path):
     assert words in line and not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("option", ["--games", "--agents"])
-def test_empty_list(option, tmp_path):
+@pytest.mark.parametrize(
+    "option,words",
+    [
+        ("--games", "--games names no game"),
+        ("--agents", "--agents names no agent"),
+        ("--out", "--out '' names no folder; try --out benchmark/quick"),
+    ],
+)
+def test_empty_value(option, words, tmp_path):
     command = ["bash", str(ROOT / "benchmark.sh"), "quick", option, "", "--dry-run"]
     result = subprocess.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True)
-    assert (result.returncode, result.stderr) == (2, f"error: {option} names no {option[2:-1]}\n")
+    assert (result.returncode, result.stderr) == (2, f"error: {words}\n")
+
+
+def test_one_k_of_a_game_once(tmp_path):
+    """4 and n are one k where a game has 4 actions; a k that the list itself has twice is refused (above)."""
+    for ks, expected in (("0,4,n", ["_k0", "_k4"]), ("n,4,16,4n", ["_kn", "_k16"])):
+        flags = f"minatar --games SpaceInvaders --seeds 1 --k {ks} --dry-run"
+        lines = benchmark(flags, cwd=tmp_path).stdout.splitlines()
+        assert [parse(line)[2].exp_name.removeprefix("minatar_mexp") for line in lines] == expected
+    lines = benchmark("minatar --games Breakout --seeds 1 --k 4,n --dry-run", cwd=tmp_path).stdout.splitlines()
+    assert len(lines) == 2
+    flags = "atari5 --games Qbert --agents dqn_mexp --seeds 1 --k 18,n --dry-run -- --no-full-action-space"
+    assert len(benchmark(flags, cwd=tmp_path).stdout.splitlines()) == 2, "there n is the game's own number"
 
 
 def test_without_slurm(tmp_path):
@@ -360,6 +383,58 @@ def test_repeated_where_commands_fail(stand_in, tmp_path):
     fail.write_text("report.py")
     result, _ = suite()
     assert result.stderr == f"no report was made; the runs are in {out}/runs\n"
+
+
+def test_every_place_has_its_gpu(stand_in, tmp_path):
+    """Runs of very different lengths: the two at a time are never on one GPU."""
+    env, calls, _ = stand_in
+    program = tmp_path / "bin" / "python"
+    program.write_text(
+        f"""#!/bin/bash
+[ "$1" = - ] && exit 0 # all that is required is there
+[ "$(basename "$1")" != report.py ] || exit 0
+echo "start $CUDA_VISIBLE_DEVICES" >>{calls}
+[[ "$*" != *"--exp-name minatar_mexp "* ]] || sleep 0.5
+echo "end $CUDA_VISIBLE_DEVICES" >>{calls}
+"""
+    )
+    benchmark("minatar --out out --seeds 1 --workers 2 --gpus 3,5", cwd=tmp_path, env=env)
+    at_work = set()
+    events = [line.split() for line in calls.read_text().splitlines()]
+    for what, gpu in events:
+        if what == "start":
+            assert gpu in ("3", "5") and gpu not in at_work
+            at_work.add(gpu)
+        else:
+            at_work.remove(gpu)
+    assert len(events) == 2 * 10
+
+
+def test_a_folder_with_other_files(stand_in, tmp_path):
+    """A suite takes nothing away from a folder that it did not make."""
+    env, _, _ = stand_in
+    for name in ("done", "failed", "running"):
+        (tmp_path / "mine" / name).mkdir(parents=True)
+        (tmp_path / "mine" / name / "thesis.tex").write_text("years of work")
+    benchmark("minatar --games Breakout --seeds 1 --out mine", cwd=tmp_path, env=env)
+    assert len(list((tmp_path / "mine").glob("*/thesis.tex"))) == 3
+
+
+def test_relative_path_of_python(stand_in, tmp_path):
+    """The runs are started in another folder."""
+    env, calls, _ = stand_in
+    env = env | {"PATH": f"bin{os.pathsep}{ENV['PATH']}", "CDPATH": str(ROOT.parent)}
+    result = benchmark("minatar --games Breakout --seeds 1 --out out", cwd=tmp_path, env=env)
+    assert "2 of 2 runs done" in result.stdout and calls.read_text().split().count("minatar_mexp.py") == 2
+
+
+def test_the_reason_of_a_failure_is_told(tmp_path):
+    """What the script refuses is named at the end, not only in the log."""
+    flags = f"minatar --games Breakout --agents minatar_mexp --out out --seeds 1 --steps 100 -- {TINY} --gamma 2"
+    result = benchmark(flags, cwd=tmp_path, check=1)
+    log = tmp_path / "out" / "logs" / "Breakout-minatar_mexp-1.log"
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("failed twice")]
+    assert line.startswith(f"failed twice: Breakout-minatar_mexp-1, log {log} (error: --gamma 2.0 must be")
 
 
 def test_not_twice_at_a_time(stand_in, tmp_path):
@@ -492,7 +567,7 @@ def test_no_ctrl_c_is_lost(tmp_path):
         own = dict(start_new_session=True, preexec_fn=hear_ctrl_c)
         pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         suite = subprocess.Popen(command, env=env, **own, **pipes)
-        while len(list(out.glob("running/*"))) < 1 + i % 2:  # the trap is set by then
+        while len(list(out.glob("state/running/*"))) < 1 + i % 2:  # the trap is set by then
             assert suite.poll() is None, suite.stderr.read()
             time.sleep(0.001)
         time.sleep(0.005 * i)

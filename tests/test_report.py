@@ -1041,6 +1041,118 @@ def test_keeping_the_best_network_is_no_difference(tmp_path, make_report):
     assert "differ" not in make_report(tmp_path).stderr
 
 
+def diverge(folder, metric="overestimation", value="nan"):
+    """Make the metric's last value what a script writes of action-values that have diverged."""
+    frame = pd.read_csv(folder / "eval.csv")
+    frame[metric] = frame[metric].astype(object)
+    frame.loc[len(frame) - 1, metric] = value
+    frame.to_csv(folder / "eval.csv", index=False)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_run_whose_values_diverged_keeps_its_score(value, tmp_path, make_report):
+    """Left out whole, it would make its agent look better than it is."""
+    for seed, score in ((1, 8.0), (2, 10.0), (3, 0.0)):
+        for game in ("MinAtar/Breakout-v1", "MinAtar/Freeway-v1"):
+            make_run(tmp_path, game, "minatar_dqn", seed, [5.0, 5.0])
+            folder = make_run(tmp_path, game, "minatar_mexp", seed, [score, score])
+            if seed == 3:
+                diverge(folder, value=value)
+    result = make_report(tmp_path)
+    for game in ("MinAtar/Breakout-v1", "MinAtar/Freeway-v1"):
+        assert f"{game}, IB-DQN(n), seed 3: `overestimation` is not finite everywhere and left out." in result.stderr
+    rows = [row for row in table(tmp_path, "games.csv") if row["agent"] == "IB-DQN(n)"]
+    for row in rows:
+        assert (row["runs"], float(row["final_score"])) == ("3", 6.0)
+        assert float(row["overestimation"]) == pytest.approx(0.9) and float(row["action_gap"]) == pytest.approx(0.06)
+    assert "No overestimation relative to DQN: that of a run is not finite." in result.stderr
+    assert {row["measure"] for row in table(tmp_path, "relative.csv")} == {"final_score", "auc"}
+    (improvement,) = table(tmp_path, "improvement.csv")
+    assert float(improvement["probability"]) == pytest.approx(2 / 3)
+    diverge(folder, "score_mean", value)
+    assert f"`{folder}` is ignored: it is damaged" in make_report(tmp_path).stderr
+
+
+def test_of_two_agents_of_one_name_the_newest_run_counts(tmp_path, make_report):
+    """Not the one whose folder's name comes last in the alphabet."""
+    old = make_run(tmp_path, "MinAtar/Asterix-v1", "minatar_mexp", 1, [1.0], mean_scaling_coefficient=0.0)
+    new = make_run(tmp_path, "MinAtar/Asterix-v1", "minatar_dqn", 1, [2.0])
+    old.rename(old.with_name("Asterix-v1__minatar_mexp__1__1700000000"))
+    new.rename(new.with_name("Asterix-v1__minatar_dqn__1__1800000000"))
+    assert "minatar_mexp__1__1700000000` is ignored" in make_report(tmp_path).stderr
+    assert [row["final_score"] for row in table(tmp_path, "games.csv")] == ["2.0"]
+
+
+def test_other_evaluation_steps(tmp_path, make_report):
+    """What is not compared is said, and no run is blamed for it that went far enough."""
+    make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [1.0] * 10, every=100_000)
+    make_run(tmp_path, "ALE/Pong-v5", "dqn", 2, [1.0] * 4, every=250_000)
+    make_run(tmp_path, "ALE/Qbert-v5", "dqn", 1, [1.0] * 10, every=100_000)
+    make_run(tmp_path, "ALE/Qbert-v5", "dqn", 2, [1.0] * 4, every=300_000)
+    notes = make_report(tmp_path).stderr
+    other = "its runs have other `--eval-frequency`s; compared at"
+    assert f"ALE/Pong-v5: {other} 2 of the 12 steps up to there at which there are evaluations." in notes
+    assert f"ALE/Qbert-v5: {other} 3 of the 9 steps up to there at which there are evaluations." in notes
+    assert "ALE/Qbert-v5: compared up to 900,000 steps, the last at which all runs were evaluated." in notes
+    assert "as far as all have come" not in notes
+
+
+def test_agents_without_human_scores_leave_the_aggregates(tmp_path, make_report):
+    for game, agent in product(("ALE/Pong-v5", "ALE/Breakout-v5"), ("dqn", "dqn_mexp")):
+        make_run(tmp_path, game, agent, 1, [4.0])
+    make_run(tmp_path, "MinAtar/Asterix-v1", "minatar_rdq", 1, [4.0], rdq_beta=0.001)
+    result = make_report(tmp_path)
+    assert [row["agent"] for row in table(tmp_path, "aggregates.csv")] == ["DQN", "IB-DQN(n)"]
+    assert "RDQ is left out of the aggregates: it has no game with a human score." in result.stderr
+
+
+def test_pairs_share_a_game(tmp_path, make_report):
+    """DQN on other games is no baseline; a fork's own k = 0 is."""
+    make_run(tmp_path, "MinAtar/Asterix-v1", "minatar_dqn", 1, [1.0])
+    make_run(tmp_path, "ALE/Pong-v5", "iqn", 1, [1.0])
+    make_run(tmp_path, "ALE/Pong-v5", "rdq", 1, [2.0], rdq_beta=0.001)
+    for k in (0.0, 1.0, 5.0):
+        make_run(tmp_path, "MinAtar/Asterix-v1", "fork", 1, [k], num_actions=5, mean_scaling_coefficient=k)
+    make_report(tmp_path)
+    assert {row["agent"]: row["baseline"] for row in table(tmp_path, "improvement.csv")} == {
+        "RDQ": "IQN",
+        "fork(0)": "DQN",
+        "fork(1)": "fork(0)",
+        "fork(n)": "fork(0)",
+    }
+
+
+def test_no_change_in_percent_of_nothing(tmp_path, make_report):
+    for agent, score in (("minatar_dqn", 0.0), ("minatar_mexp", 9.0)):
+        make_run(tmp_path, "MinAtar/Freeway-v1", agent, 1, [score])
+    result = make_report(tmp_path)
+    assert not [name for name in result.figures if name.startswith("change")]
+    assert "No change from DQN to IB-DQN(n) in percent where DQN scored 0: Freeway." in readme(tmp_path)
+    for agent, score in (("minatar_dqn", 2.0), ("minatar_mexp", 3.0)):
+        make_run(tmp_path, "MinAtar/Breakout-v1", agent, 1, [score])
+    assert "change_ib_dqn_n_dqn_raw" in make_report(tmp_path).figures
+    assert "DQN scored 0: Freeway." in readme(tmp_path)
+
+
+def test_runs_of_online_learning_with_other_lengths(tmp_path, make_report):
+    """Their learning rate falls over `--total-timesteps`."""
+    for seed, total in ((1, 250_000), (2, 1_000_000)):
+        make_run(tmp_path, "ALE/Pong-v5", "softq_online", seed, [1.0], total=total, method="q")
+        make_run(tmp_path, "ALE/Pong-v5", "dqn", seed, [1.0], total=total)
+    notes = make_report(tmp_path).stderr
+    assert "The runs of Online soft DQN differ in `--total-timesteps`." in notes and "runs of DQN differ" not in notes
+
+
+def test_sweep_of_munchausen_with_the_kl_form(tmp_path, make_report):
+    for k in (0.0, 1.0, 5.0):
+        args = {"mean_scaling_coefficient": k, "munchausen": 0.9, "entropy_form": "kl", "num_actions": 5}
+        make_run(tmp_path, "MinAtar/Asterix-v1", "minatar_softq", 1, [k], **args)
+    make_report(tmp_path)
+    names = ["Munchausen-DQN (KL)", "IB-Munchausen-DQN (KL)(1)", "IB-Munchausen-DQN (KL)(n)"]
+    assert [row["agent"] for row in table(tmp_path, "sweep.csv")] == names
+    assert {row["baseline"] for row in table(tmp_path, "improvement.csv")} == {names[0]}
+
+
 def test_bad_input(tmp_path, make_report):
     result = run_report(tmp_path / "nothing")
     assert result.returncode == 2 and result.stderr.startswith("error: ") and "Traceback" not in result.stderr

@@ -113,7 +113,7 @@ def longer_than_an_array(slurm, tmp_path):
     assert f"afterany:{first}_*" in waits[0] and all(f"afterany:{job}_*" in waits[1] for job in (first, second))
     report_log = tmp_path / "long" / "logs" / "report.log"
     wait(lambda: report_log.exists() and "5 games" in report_log.read_text(), "the long list", 400)
-    assert len(list((tmp_path / "long" / "done").iterdir())) == 6 and len(run_folders(tmp_path / "long")) == 5
+    assert len(list((tmp_path / "long" / "state" / "done").iterdir())) == 6 and len(run_folders(tmp_path / "long")) == 5
     assert len(list((tmp_path / "long" / "tabular").glob("*.png"))) == 2
     slurms = sorted(path.name for path in (tmp_path / "long" / "logs").glob("slurm-*"))
     tasks = [*(f"{first}_{i}" for i in range(4)), f"{second}_0", f"{second}_1"]
@@ -130,7 +130,10 @@ def test_killed_and_requeued(slurm, tmp_path):
     assert "error: sbatch refused the runs" in slurm(*submit, "--no-such-option", *extra, check=2)
     out = slurm(*submit, "--cpus-per-task=1 --mem=0", *extra)
     job, after = re.search(r"submitted 4 runs as job (\d+), 2 at a time, and the report as job (\d+)", out).groups()
-    assert f"job {job} is at work on {tmp_path}/out" in slurm(*submit, "", *extra, check=2), "not twice at a time"
+    at_work = f"--out {tmp_path}/out: Slurm's job {job} is at work there"
+    assert at_work in slurm(*submit, "", *extra, check=2), "not twice at a time"
+    other = "quick --seeds 1 --steps 100 --out out".split()
+    assert at_work in slurm("bash", str(ROOT / "benchmark.sh"), *other, check=2), "nor another suite, on this machine"
     assert "ArrayTaskThrottle=2" in slurm("scontrol", "show", "job", job)
 
     def checkpointed():
@@ -154,6 +157,6 @@ def test_killed_and_requeued(slurm, tmp_path):
     assert "failed" not in (tmp_path / "out" / "logs" / "report.log").read_text()
     assert '"finished": true' in (victim / "config.json").read_text()
     assert len(run_folders(tmp_path / "out")) == 4, "the requeued task went on in its folder"
-    assert [path.name for path in sorted((tmp_path / "out" / "done").iterdir())] == [
+    assert [path.name for path in sorted((tmp_path / "out" / "state" / "done").iterdir())] == [
         f"{game}-{agent}-1" for game in ("Asterix", "Breakout") for agent in ("minatar_dqn", "minatar_mexp")
     ]
