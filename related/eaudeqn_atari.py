@@ -809,11 +809,17 @@ def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = Non
         try:
             # The outer context puts the current stream back, which a capture that fails does not
             with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
-                static_outputs = function(*static_inputs)
+                # What waits for the GPU, such as `.item()`, must raise before it does: a wait would break the capture
+                # off, and with PyTorch 2.11 the other graphs and the random numbers of the GPU with it
+                torch.cuda.set_sync_debug_mode("error")
+                try:
+                    static_outputs = function(*static_inputs)
+                finally:
+                    torch.cuda.set_sync_debug_mode("default")
         except Exception as error:  # whatever a hacked function does that a graph cannot
             failed = True
-            reason = error.__context__ or error  # to end a capture that went wrong raises another error
-            tqdm.write(f"warning: no CUDA graph, which is slower: {' '.join(str(reason).split())}")
+            reason = str(error.__context__ or error)  # to end a capture that went wrong raises another error
+            tqdm.write(f"warning: no CUDA graph, which is slower: {' '.join(reason.split())}")
 
     def replay(inputs: tuple[torch.Tensor, ...]):
         if numbers() != captured_numbers:
@@ -1129,6 +1135,10 @@ def load_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Ge
             saved = checkpoint["stateful"][name]
             if name != "buffer":  # too large to copy, and it does not go on using the tensors it is given
                 saved = copy.deepcopy(saved)
+            if isinstance(thing, torch.optim.Optimizer):  # this flag is the device's, and says where `step` goes
+                for group, saved_group in zip(thing.param_groups, saved["param_groups"], strict=True):
+                    if "capturable" in group:
+                        saved_group["capturable"] = group["capturable"]
             thing.load_state_dict(saved)
         rng.bit_generator.state = checkpoint["rng"]
         torch.set_rng_state(checkpoint["torch_rng"])

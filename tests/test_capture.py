@@ -37,6 +37,7 @@ class Cuda:
         self.events = []
         self.captures = 0
         self.graph = None  # the graph that is being captured
+        self.waiting = "default"  # what PyTorch does where a call waits for the GPU
         self.main_stream = self.stream = Stream(self, "main")
 
     @contextmanager
@@ -90,6 +91,7 @@ def cuda(monkeypatch):
     monkeypatch.setattr(torch.cuda, "stream", cuda.use_stream)
     monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
     monkeypatch.setattr(torch.cuda, "graph", cuda.use_graph)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: setattr(cuda, "waiting", mode))
     return cuda
 
 
@@ -111,6 +113,26 @@ def test_three_real_calls_then_a_graph(cuda):
     assert cuda.captures == 1 and cuda.stream is cuda.main_stream
     assert all(a is b for later in outputs[4:] for a, b in zip(outputs[3], later, strict=True)), "the same tensors"
     assert outputs[2][0].item() == 4, "a real call's outputs are its own"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_waiting_is_an_error_while_a_graph_is_captured(cuda, fails):
+    """And at no other time, after a capture that failed neither."""
+    modes = []
+    launched = cuda.launched(lambda x: (x + 1,))
+
+    def function(x):
+        modes.append((cuda.graph is not None, cuda.waiting))
+        if fails and cuda.graph is not None:
+            raise RuntimeError("called a synchronizing CUDA operation")
+        return launched(x)
+
+    captured = script.capture(function)
+    for _ in range(6):
+        captured(torch.zeros(1))
+        assert cuda.waiting == "default"
+    real_call = (False, "default")
+    assert modes == 3 * [real_call] + [(True, "error")] + (3 * [real_call] if fails else [])
 
 
 def test_inputs_are_copied(cuda):

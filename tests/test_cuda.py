@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import GAMES_OF, IQN, TRAINED, accepted, bind, load, make_network, run, run_folders
-from test_resume import evaluations, scalars
+from test_resume import evaluations, kill_at, scalars
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU; none was found")
 CUDA = torch.device("cuda")
@@ -186,3 +186,37 @@ def test_whole_runs_with_and_without_graphs(name, tmp_path):
         assert [s[:2] for s in ours] == [s[:2] for s in theirs] and len(ours) >= 2
         np.testing.assert_allclose([s[2] for s in ours], [s[2] for s in theirs], rtol=1e-3)
         assert len(evaluations(other)) == 1
+
+
+@pytest.mark.parametrize("first_device", ["cuda", "cpu"])
+@pytest.mark.parametrize(
+    "name", ["dqn_atari_mexp", "iqn_atari", "minatar_mexp", "related/eaudeqn_minatar", "related/softq_online_minatar"]
+)
+def test_killed_and_resumed(name, first_device, tmp_path):
+    """A run goes on from its checkpoint, on the GPU as one that was never killed there, and one of a CPU too, with its
+    graphs. Its model and the best one can be played."""
+    env_id = "ALE/Pong-v5" if GAMES_OF[name] == "Atari" else "MinAtar/Breakout-v1"
+    flags = (
+        f"--env-id {env_id} --learning-starts 200 --buffer-size 2000 --total-timesteps 1600 --eval-frequency 1600 "
+        "--eval-envs 2 --num-envs 2 --checkpoint-frequency 600 --exploration-steps 1000000 "
+        "--target-network-frequency 400 "
+    )
+    flags += "--eval-steps 1" if GAMES_OF[name] == "Atari" else "--eval-episodes 4"
+    flags = accepted(name, flags) + " --save-model --save-best"
+    for folder in ("whole", "killed"):
+        (tmp_path / folder).mkdir()
+    hidden = {"CUDA_VISIBLE_DEVICES": ""} if first_device == "cpu" else {}
+    kill_at(1300, name, flags, cwd=tmp_path / "killed", cuda=True, **hidden)
+    result = run(name, flags, "--resume", cwd=tmp_path / "killed", cuda=True)
+    assert "goes on from step 1,200" in result.stdout and "no CUDA graph" not in result.stdout
+    (killed,) = run_folders(tmp_path / "killed")
+    assert len(evaluations(killed)) == 1 and (killed / "best.json").exists()
+    for model in ("model.pt", "model_best.pt"):
+        played = run(name, flags, "--eval-only", str(killed / model), cwd=tmp_path / "killed", cuda=True)
+        assert "score_mean" in played.stdout
+    if first_device == "cuda":
+        run(name, flags, cwd=tmp_path / "whole", cuda=True)
+        (whole,) = run_folders(tmp_path / "whole")
+        ours, theirs = [[s for s in scalars(f) if s[0].startswith("losses")] for f in (killed, whole)]
+        assert [s[:2] for s in ours] == [s[:2] for s in theirs] and len(ours) >= 1
+        np.testing.assert_allclose([s[2] for s in ours], [s[2] for s in theirs], rtol=1e-3)

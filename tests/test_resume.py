@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 from unittest import mock
 
+import numpy as np
 import pytest
 import torch
 from conftest import IQN, ROOT, command, load, run, run_folders
@@ -103,13 +104,14 @@ def run_until_killed():
         runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-def kill_at(step, name, *flags, cwd):
-    """Run a script in a process of its own, which a SIGKILL ends at agent step `step`."""
+def kill_at(step, name, *flags, cwd, cuda=False, **variables):
+    """Run a script in a process of its own, with `variables` in its environment, which a SIGKILL ends at agent step
+    `step`."""
     program = "import test_resume; test_resume.run_until_killed()"
     result = subprocess.run(
-        [sys.executable, "-c", program, str(step), *command(name, *flags)[1:]],
+        [sys.executable, "-c", program, str(step), *command(name, *flags, cuda=cuda)[1:]],
         cwd=cwd,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parent)},
+        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"} | variables,
         capture_output=True,
         text=True,
         timeout=240,
@@ -388,3 +390,22 @@ def test_runs_of_the_same_second_do_not_meet(tmp_path):
     codes = [process.returncode for process in processes]
     assert codes == [0, 0, 0, 0], errors
     assert len(run_folders(tmp_path)) == 4
+
+
+@pytest.mark.parametrize("saved,own", [(False, True), (True, False)])
+def test_whether_an_optimizer_is_capturable_is_not_loaded(saved, own, tmp_path):
+    """It is a matter of the device, and a run may go on on another."""
+    script = load("minatar_mexp")
+
+    def stepped(capturable):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = torch.optim.Adam([parameter], fused=True, capturable=capturable)
+        parameter.grad = torch.ones(3)
+        optimizer.step()
+        return optimizer
+
+    args, rng = script.Args(), np.random.default_rng(0)
+    script.save_checkpoint(tmp_path, args, {"optimizer": stepped(saved)}, rng, {"global_step": 1})
+    optimizer = stepped(own)
+    script.load_checkpoint(tmp_path, args, {"optimizer": optimizer}, rng)
+    assert [group["capturable"] for group in optimizer.param_groups] == [own]
