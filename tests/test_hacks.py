@@ -474,6 +474,7 @@ def test_impala_learns_and_is_captured(module, monkeypatch):
     for name, stand_in in (("CUDAGraph", Graph), ("graph", Context), ("Stream", Stream), ("stream", Context)):
         monkeypatch.setattr(torch.cuda, name, stand_in)
     monkeypatch.setattr(torch.cuda, "current_stream", Stream)
+    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
 
     results = []
     for graphs in (False, True):
