@@ -383,7 +383,8 @@ fi
 for game in "${game_list[@]}"; do
   for seed in "${seed_list[@]}"; do
     for agent in "${agent_list[@]}"; do
-      listed=, numbers=, # the k so far, as the list has them and in numbers
+      listed=","  # the k so far, as the list has them
+      numbers="," # the same in numbers
       for k in "${ks[@]}"; do
         name=$agent
         flags=""
@@ -402,7 +403,8 @@ for game in "${game_list[@]}"; do
           if [[ $numbers == *,"$number",* && $listed != *,"$k",* ]]; then
             continue # such as n after 4, where the game has 4 actions
           fi
-          listed+=$k, numbers+=$number,
+          listed+="$k,"
+          numbers+="$number,"
         fi
         command="OMP_NUM_THREADS=1"
         command+=" $(quote "$python") $(quote "$root")/${agent_scripts[$family/$agent]}$flags"

@@ -175,7 +175,8 @@ OTHER_COLOURS = ["#BEBADA", "#1B4F9C", "#CCEBC5", "#A6761D", "#7A0177", "#3F007D
 # Agents with another k than n, from the least k to the greatest: yellow, olive, purple, away from the colours above
 SWEEP_COLOURS = LinearSegmentedColormap.from_list("sweep", ["#E8CC00", "#8FB000", "#56700A", "#9146C0", "#2B0A3D"])
 
-METRICS = ["score_mean", "overestimation", "action_gap"]  # what is used of eval.csv, besides the step
+VALUE_METRICS = ["overestimation", "action_gap"]  # of the action-values, which may diverge
+METRICS = ["score_mean", *VALUE_METRICS]  # what is used of eval.csv, besides the step
 NORMS = ["q_norm", "z_norm"]  # the same, but older runs do not have them
 SPARSITY = ["sparsity", "nonzero_weights"]  # the same, of the agents that prune
 AGGREGATES = ["mean", "median", "IQM", "optimality gap"]
@@ -340,7 +341,7 @@ def read_run(folder: Path) -> pd.DataFrame:
     )
 
 
-def started(run: str) -> int:
+def start_time(run: str) -> int:
     """When a run was started, in seconds since 1970, which its folder's name ends with; 0 if it does not."""
     match = re.search(r"__(\d+)$", run)
     return int(match[1]) if match else 0
@@ -382,7 +383,7 @@ def read_runs(root: Path) -> tuple[pd.DataFrame, list[str]]:
 
     for (game, agent, seed), runs in data.groupby(["game", "agent", "seed"]):
         last_steps = runs.groupby("run")["step"].max()
-        by_length = sorted(last_steps.index, key=lambda run: (last_steps[run], started(run), run))
+        by_length = sorted(last_steps.index, key=lambda run: (last_steps[run], start_time(run), run))
         for run in by_length[:-1]:
             notes.append(f"`{run}` is ignored: another run of {game}, {agent}, seed {seed} is as long or longer.")
             data = data[data["run"] != run]
@@ -578,7 +579,7 @@ def game_table(study: Study, args: Args) -> pd.DataFrame:
             continue
         curves = study.curves[game, agent]
         values = {"final_score": curves["score_mean"][:, -1], "auc": curves["score_mean"].mean(1)}
-        for name in (*METRICS[1:], *NORMS, *SPARSITY):
+        for name in (*VALUE_METRICS, *NORMS, *SPARSITY):
             if name in curves:
                 values[name] = curves[name][:, -1]
         if game in HUMAN:
@@ -1303,7 +1304,7 @@ def report_games(study: Study, games: pd.DataFrame, out: Path, args: Args) -> li
         caption = f"{label[0].upper()}{label[1:]} against agent steps, one panel a game"
         lines += [f"![{caption}]({name}.png)", ""]
     games.to_csv(out / "games.csv", index=False)
-    names = ["final_score", "auc", *METRICS[1:], *NORMS, *SPARSITY, "human_normalised"]
+    names = ["final_score", "auc", *VALUE_METRICS, *NORMS, *SPARSITY, "human_normalised"]
     names = [name for name in names if name in games]
     rows = []
     for row in games.to_dict("records"):
