@@ -111,11 +111,13 @@ declare -A agent_scripts=(
 # Of these --k makes sweeps; the first of each family is what it sweeps by default
 sweeps=(
   ALE/dqn_mexp ALE/iqn_mexp ALE/nature ALE/softq ALE/munchausen ALE/isdqn ALE/isdqn1 ALE/targetfree ALE/targetbased
+  ALE/targetfree_noln
   ALE/eaudeqn ALE/eaudeqn_w32 ALE/eaudeqn_w2048 ALE/polyprune ALE/dense
   MinAtar/minatar_mexp MinAtar/minatar_nature MinAtar/minatar_softq MinAtar/minatar_munchausen
   MinAtar/minatar_eaudeqn MinAtar/minatar_eaudeqn_w32 MinAtar/minatar_eaudeqn_w512
   MinAtar/minatar_polyprune MinAtar/minatar_dense
   MinAtar/minatar_isdqn MinAtar/minatar_isdqn1 MinAtar/minatar_targetfree MinAtar/minatar_targetbased
+  MinAtar/minatar_targetfree_noln
   Gym/lunarlander
 )
 

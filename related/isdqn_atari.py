@@ -19,7 +19,7 @@ The last layer has K + 1 heads. Head 0 is the target copy; head i learns from he
 shift each head takes over the weights of the next. `--num-iterations 0` is target-free: one head, its own target;
 `--target-network --num-iterations 1` is DQN with the same network and loss: one head and a target network. The layer
 acts on the actions of every head, so it commutes with the shift. Training acts by one of the heads 1 to K, drawn at
-every step; evaluation by their mean, where the authors draw one, too (`--eval-head random`).
+every step; evaluation by their mean. The authors report training episodes: `--eval-head random` draws a head, too.
 The network, its initialisation, the loss, the epsilon schedule and when learning starts are theirs; the environment's
 protocol, the replay and the evaluation are those of `dqn_atari_mexp.py`.
 
@@ -1131,8 +1131,8 @@ if __name__ == "__main__":
         writer.add_scalar("charts/parameters", sum(parameter.numel() for parameter in parameters), 0)
         writer.add_scalar("charts/parameter_bytes", num_bytes, 0)
 
-    loss_tags = [f"heads/loss_{i}" for i in range(1, max(num_heads, 2))]
-    distance_tags = [f"heads/distance_{i - 1}_{i}" for i in range(1, num_heads)]
+    head_tags = [f"heads/loss_{i}" for i in range(1, max(num_heads, 2))]
+    head_tags += [f"heads/distance_{i - 1}_{i}" for i in range(1, num_heads)]
 
     # TRY NOT TO MODIFY: start the game
     # Counted in updates, rounded down, at least one: the same with any number of environments
@@ -1158,10 +1158,11 @@ if __name__ == "__main__":
                 batch = buffer.sample(args.batch_size, rng, device)
                 loss, mean_q, td_errors, head_losses, distances = learn(*batch)
                 losses = {"losses/td_loss": loss, "losses/q_values": mean_q}
-                losses.update(zip(loss_tags, head_losses, strict=True))
-                losses.update(zip(distance_tags, distances, strict=True))
                 updates += 1
                 if updates % updates_between_shifts == 0:
+                    # Before the shift, after which the last two heads are the same
+                    for tag, value in zip(head_tags, torch.cat((head_losses, distances)).tolist(), strict=True):
+                        writer.add_scalar(tag, value, global_step)
                     if args.target_network:
                         target_network.load_state_dict(q_network.state_dict())
                     else:

@@ -20,7 +20,7 @@ The last layer has K + 1 heads. Head 0 is the target copy; head i learns from he
 shift each head takes over the weights of the next. `--num-iterations 0` is target-free: one head, its own target;
 `--target-network --num-iterations 1` is DQN with the same network and loss: one head and a target network. The layer
 acts on the actions of every head, so it commutes with the shift. Training acts by one of the heads 1 to K, drawn at
-every step; evaluation by their mean, where the authors draw one, too (`--eval-head random`).
+every step; evaluation by their mean. The authors report training episodes: `--eval-head random` draws a head, too.
 The loss, the initialisation and the layer normalisation are theirs; the network, the schedules and the games are those
 of `minatar_mexp.py`, and the heads shift as often as its target network is copied.
 
@@ -77,7 +77,7 @@ class Args:
     save_best: bool = False  # keep the network of the best evaluation phase, and play it at the end (best.json)
     runs_dir: str = "runs"  # the folder in which every run makes its own
     resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
-    checkpoint_frequency: int = 250_000  # agent steps between checkpoints (at most 200 MB); 0 is never
+    checkpoint_frequency: int = 250_000  # agent steps between checkpoints (up to some 200 MB); 0 is never
     num_threads: int = 1  # CPU threads of PyTorch; more make a network this small slower
 
     # ENVIRONMENT
@@ -1079,8 +1079,8 @@ if __name__ == "__main__":
         writer.add_scalar("charts/parameters", sum(parameter.numel() for parameter in parameters), 0)
         writer.add_scalar("charts/parameter_bytes", num_bytes, 0)
 
-    loss_tags = [f"heads/loss_{i}" for i in range(1, max(num_heads, 2))]
-    distance_tags = [f"heads/distance_{i - 1}_{i}" for i in range(1, num_heads)]
+    head_tags = [f"heads/loss_{i}" for i in range(1, max(num_heads, 2))]
+    head_tags += [f"heads/distance_{i - 1}_{i}" for i in range(1, num_heads)]
 
     # TRY NOT TO MODIFY: start the game
     # Counted in updates, rounded down, at least one: the same with any number of environments
@@ -1105,10 +1105,11 @@ if __name__ == "__main__":
                 batch = buffer.sample(args.batch_size, rng, device)
                 loss, mean_q, td_errors, head_losses, distances = learn(*batch)
                 losses = {"losses/td_loss": loss, "losses/q_values": mean_q}
-                losses.update(zip(loss_tags, head_losses, strict=True))
-                losses.update(zip(distance_tags, distances, strict=True))
                 updates += 1
                 if updates % updates_between_shifts == 0:
+                    # Before the shift, after which the last two heads are the same
+                    for tag, value in zip(head_tags, torch.cat((head_losses, distances)).tolist(), strict=True):
+                        writer.add_scalar(tag, value, global_step)
                     if args.target_network:
                         target_network.load_state_dict(q_network.state_dict())
                     else:

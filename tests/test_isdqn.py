@@ -438,27 +438,37 @@ def test_the_target_network_of_a_run(tmp_path):
 
 
 def test_what_is_logged(tmp_path):
-    """Every online head's loss, whose sum is the loss; how far consecutive heads are apart; the networks' sizes."""
+    """Of the batch before each shift every online head's loss, whose sum is the loss, and how far consecutive heads are
+    apart, which the shift makes 0 for the last two; once the networks' sizes. Learning begins at step 104, so that of
+    the shifts at steps 200, 300, ... each tenth is at a step where `losses/td_loss` is logged; or where a period of
+    logging does, as with the defaults, so that no shift is."""
     counts = {"--num-iterations 3": 3, "--num-iterations 0": 1, "--num-iterations 1 --target-network": 1}
     sizes = {}
-    for i, (flags, online) in enumerate(counts.items()):
-        cwd = tmp_path / str(i)
-        cwd.mkdir()
-        run_here(MINATAR, f"{SHORT} --eval-frequency 0 --total-timesteps 2000", flags, cwd=cwd)
-        logged = scalars(run_folders(cwd)[0])
-        at = {step: {tag: value for tag, s, value in logged if s == step} for step in (0, 1000, 2000)}
-        for step in (1000, 2000):
-            losses = [value for tag, value in at[step].items() if tag.startswith("heads/loss_")]
-            distances = [value for tag, value in at[step].items() if tag.startswith("heads/distance_")]
-            assert len(losses) == online and len(distances) == (3 if online == 3 else 0)
-            assert sum(losses) == pytest.approx(at[step]["losses/td_loss"], rel=1e-5) and min([1, *distances]) > 0
-        sizes[flags] = at[0]["charts/parameters"]
-        assert at[0]["charts/parameter_bytes"] == 4 * sizes[flags]
-        if online == 3:
-            tags = {f"heads/loss_{i}" for i in (1, 2, 3)} | {f"heads/distance_{i}_{i + 1}" for i in (0, 1, 2)}
-            assert {tag for tag in at[1000] if tag.startswith("heads/")} == tags
+    for start, first_shift in ((104, 200), (100, 196)):
+        for i, (flags, online) in enumerate(counts.items()):
+            cwd = tmp_path / f"{start}_{i}"
+            cwd.mkdir()
+            schedule = f"--learning-starts {start} --train-frequency 4 --target-network-frequency 100"
+            run_here(MINATAR, f"{SHORT} {schedule} --eval-frequency 0 --total-timesteps 1050", flags, cwd=cwd)
+            logged = scalars(run_folders(cwd)[0])
+            tags = [f"heads/loss_{i}" for i in range(1, online + 1)]
+            tags += [f"heads/distance_{i - 1}_{i}" for i in range(1, online + 1)] if online == 3 else []
+            assert {tag for tag, *_ in logged if tag.startswith("heads/")} == set(tags)
+            for tag in tags:
+                steps, values = zip(*((step, value) for t, step, value in logged if t == tag), strict=True)
+                assert steps == tuple(range(first_shift, 1050, 100)) and min(values) > 0
+            if start == 104:
+                loss = sum(value for tag, step, value in logged if tag.startswith("heads/loss_") and step == 1000)
+                assert loss == pytest.approx(logged_at(logged, "losses/td_loss", 1000), rel=1e-5)
+            sizes[flags] = logged_at(logged, "charts/parameters", 0)
+            assert logged_at(logged, "charts/parameter_bytes", 0) == 4 * sizes[flags]
     one_head = sum(parameter.numel() for parameter in minatar.QNetwork(4, 3, 1, True, 0.0).parameters())
     assert list(sizes.values()) == [one_head + 3 * 3 * 129, one_head, 2 * one_head]
+
+
+def logged_at(logged, tag, step):
+    (value,) = (value for t, s, value in logged if (t, s) == (tag, step))
+    return value
 
 
 def test_shifts_between_captured_updates(cuda):  # noqa: F811
