@@ -83,7 +83,7 @@ class Args:
     save_best: bool = False  # keep the network of the best evaluation phase, and play it at the end (best.json)
     runs_dir: str = "runs"  # the folder in which every run makes its own
     resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
-    checkpoint_frequency: int = 250_000  # agent steps between checkpoints (at most 200 MB); 0 is never
+    checkpoint_frequency: int = 250_000  # agent steps between checkpoints (up to some 200 MB); 0 is never
     num_threads: int = 1  # CPU threads of PyTorch; more make a network this small slower
 
     # ENVIRONMENT
@@ -194,8 +194,9 @@ class QNetworks:
     1 where a weight is kept and 0 where it is pruned; biases have none.
 
     Maps what a QNetwork takes to action-values (N, B, n) float32. Convolutions are N groups of channels, linear layers
-    N products at a time; any other layer must act element by element, as ReLU does. `losses`, (N,) float32, is the sum
-    of each network's losses since the period began. Tensors are changed in place only, as a CUDA graph wants.
+    N products at a time, all with a bias; the first layer is a convolution. Any other layer must act element by
+    element, as ReLU does. `losses`, (N,) float32, is the sum of each network's losses since the period began. Tensors
+    are changed in place only, as a CUDA graph wants.
     """
 
     def __init__(self, networks: list[QNetwork]):
@@ -861,20 +862,20 @@ def check_args(args: Args) -> None:
             "warning: no --target-network-frequency period in which it learns ends before the last step: "
             "the target network, which is evaluated, learns nothing until then"
         )
-    if args.method == "eaudeqn" and args.num_networks == 1:
+    if args.eval_only is None and args.method == "eaudeqn" and args.num_networks == 1:
         fail("--num-networks 1 would never be pruned by --method eaudeqn, which keeps one as it is; try 5")
     if args.method == "eaudeqn" and args.target_network_frequency < args.train_frequency:
         fail(
             f"--target-network-frequency {args.target_network_frequency} must be at least --train-frequency "
             f"{args.train_frequency}: the losses of a period select its network"
         )
-    if args.method != "eaudeqn" and args.num_networks != 1:
+    if args.eval_only is None and args.method != "eaudeqn" and args.num_networks != 1:
         fail(f"--num-networks {args.num_networks} is too many for --method {args.method}, which needs --num-networks 1")
     if args.eval_only is None and args.method == "polyprune" and args.prune_frequency > args.total_timesteps:
         fail(f"--prune-frequency {args.prune_frequency} must be at most {args.total_timesteps}, the steps of this run")
     if args.method == "polyprune" and args.horizon is not None and args.total_timesteps <= 0.2 * args.horizon:
         print(f"warning: polyprune prunes from 20% of --horizon {args.horizon} on, after the end of this run")
-    if args.horizon is not None and args.horizon < args.total_timesteps:
+    if args.eval_only is None and args.horizon is not None and args.horizon < args.total_timesteps:
         fail(f"--horizon {args.horizon} must be at least {args.total_timesteps}, which is --total-timesteps")
     if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
         fail(f"--save-best needs evaluation phases: --eval-frequency must be 1 to {args.total_timesteps}, the steps")
@@ -1286,7 +1287,7 @@ if __name__ == "__main__":
             if args.method == "polyprune" and due(global_step, args.num_envs, args.prune_frequency):
                 # The one network becomes a pruned copy of itself
                 q_networks.replace(0, [polyprune_sparsity(global_step / args.horizon, args.final_sparsity)])
-            if due(global_step, args.num_envs, args.target_network_frequency):
+            if losses and due(global_step, args.num_envs, args.target_network_frequency):  # once it has learnt
                 period = end_period(q_networks, target_network, optimizer, args, rng, global_step)
                 for tag, value in period.items():
                     writer.add_scalar(tag, value, global_step)

@@ -628,6 +628,15 @@ def test_columns_and_logs(flags, tmp_path):
         }
 
 
+def test_no_period_ends_before_something_was_learnt(tmp_path):
+    """Learning may start at step 200, and the first update is at 208: the period that ends at 200 selects nothing."""
+    run_here(MINATAR, SHORT, "--learning-starts 200 --train-frequency 16 --total-timesteps 400", cwd=tmp_path)
+    logged = {(tag, step): value for tag, step, value in scalars(run_folders(tmp_path)[0])}
+    assert [step for tag, step in logged if tag == "networks/chosen"] == [300, 400]
+    assert min(logged[f"networks/accumulated_loss_{i}", 300] for i in range(5)) > 0
+    assert max(logged[f"networks/sparsity_{i}", 300] for i in range(5)) == 0
+
+
 START = "    # TRY NOT TO MODIFY: start the game\n"
 FINAL = "        metrics, *_ = play(partial"
 WATCHED = """\
@@ -714,14 +723,15 @@ def test_horizon(tmp_path):
 
 
 def test_the_baseline_plays_the_saved_network(tmp_path):
-    """At the default width `model.pt` is a network of `minatar_mexp.py`, zeros and all."""
+    """At the default width `model.pt` is a network of `minatar_mexp.py`, zeros and all. Flags of training that could
+    not work together do not matter."""
     flags = SHORT.replace("--width 16", "") + " --total-timesteps 400 --mean-scaling-coefficient 2"
     run_here(MINATAR, flags, cwd=tmp_path)
     (folder,) = run_folders(tmp_path)
     only = "--env-id MinAtar/Asterix-v1 --eval-episodes 2 --eval-envs 2 --eval-epsilon 1 --mean-scaling-coefficient 2"
     lines = [
-        run_here(name, only, f"--eval-only {folder}/model.pt", cwd=tmp_path).stdout.splitlines()[-1]
-        for name in (MINATAR, "minatar_mexp")
+        run_here(name, only, f"--eval-only {folder}/model.pt", flags, cwd=tmp_path).stdout.splitlines()[-1]
+        for name, flags in ((MINATAR, "--method dense --horizon 10"), ("minatar_mexp", ""))
     ]
     assert lines[0].startswith(lines[1] + ", sparsity ")
 

@@ -211,8 +211,8 @@ EAU |= {"select", "end_period", "sparsity_metrics", "update", "check_args"}
 BASES = {  # a related script: what it is a copy of, the definitions that are its algorithm, changed lines of the loop
     "dueling_atari": ("dqn_atari", {"Args", "QNetwork", "update"}, 0),
     "dueling_minatar": ("minatar_mexp", {"Args", "QNetwork", "update", "MeanExpansion"}, 0),
-    "eaudeqn_atari": ("dqn_atari_mexp", EAU, 15),
-    "eaudeqn_minatar": ("minatar_mexp", EAU, 15),
+    "eaudeqn_atari": ("dqn_atari_mexp", EAU, 17),
+    "eaudeqn_minatar": ("minatar_mexp", EAU, 17),
     "isdqn_atari": ("dqn_atari_mexp", HEADS, 16),
     "isdqn_minatar": ("minatar_mexp", HEADS, 16),
     "nature_dqn_atari": ("dqn_atari_mexp", {"Args", "RMSprop", "update"}, 0),
