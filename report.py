@@ -287,6 +287,8 @@ def agent_name(args: dict, n: Optional[int]) -> str:
         baseline = "Munchausen-DQN"
         if args.get("entropy_form") == "kl":
             baseline += " (KL)"
+    elif baseline == "Soft DQN" and args.get("entropy_form") == "entropy":
+        baseline += " (entropy)"
     if baseline == "Online soft DQN" and args.get("method") == "pg":
         baseline = "Policy gradient"
     if baseline == "iS-DQN":
@@ -303,7 +305,7 @@ def agent_name(args: dict, n: Optional[int]) -> str:
 
 def baseline_of(agent: str) -> str:
     """The agent without the layer: DQN for IB-DQN(k), fork for fork(k); any other agent itself."""
-    return re.sub(r"^IB-|\([\d.e+-]*n?\)$", "", agent)  # and not the (KL) of Munchausen-DQN
+    return re.sub(r"^IB-|\([\d.e+-]*n?\)$", "", agent)  # and not Munchausen-DQN's (KL)
 
 
 def read_run(folder: Path) -> pd.DataFrame:
@@ -1324,6 +1326,11 @@ def report_games(study: Study, games: pd.DataFrame, out: Path, args: Args) -> li
         "`auc` is the mean score over all shared evaluations. Overestimation is the mean action-value minus the mean",
         "discounted return, both over the evaluated episodes.",
     ]
+    if any(word in agent for agent in study.agents for word in ("Soft", "soft", "Munchausen", "Policy gradient")):
+        text += [
+            "With a soft value Q has the bonuses of the steps in it and the return has not: for these agents the",
+            "difference is no overestimation.",
+        ]
     if any(name in games for name in NORMS):
         text += [
             "`q_norm` and `z_norm` are the means over that evaluation's states of the Euclidean norms of q and of",

@@ -1124,7 +1124,7 @@ if __name__ == "__main__":
         # ALGO LOGIC: put action logic here
         epsilon = linear_schedule(args.start_e, args.end_e, args.exploration_steps, global_step)
         if args.policy == "boltzmann":
-            epsilon = 0.0  # pi explores by itself, from the first step on
+            epsilon = 0.0  # pi explores, though its first values may lie many temperatures apart
         actions = rng.integers(envs.num_actions, size=args.num_envs)
         explore = rng.random(args.num_envs) < epsilon
         if not explore.all():

@@ -75,7 +75,7 @@ class Args:
     save_best: bool = False  # keep the network of the best evaluation phase, and play it at the end (best.json)
     runs_dir: str = "runs"  # the folder in which every run makes its own
     resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
-    checkpoint_frequency: int = 250_000  # agent steps between checkpoints (at most 200 MB); 0 is never
+    checkpoint_frequency: int = 250_000  # agent steps between checkpoints (up to some 200 MB); 0 is never
     num_threads: int = 1  # CPU threads of PyTorch; more make a network this small slower
 
     # ENVIRONMENT
@@ -1069,7 +1069,7 @@ if __name__ == "__main__":
         # ALGO LOGIC: put action logic here
         epsilon = linear_schedule(args.start_e, args.end_e, args.exploration_steps, global_step)
         if args.policy == "boltzmann":
-            epsilon = 0.0  # pi explores by itself, from the first step on
+            epsilon = 0.0  # pi explores, though its first values may lie many temperatures apart
         actions = rng.integers(envs.num_actions, size=args.num_envs)
         explore = rng.random(args.num_envs) < epsilon
         if not explore.all():

@@ -350,10 +350,11 @@ class Rollout(NamedTuple):
 
 class RolloutBuffer:
     """The steps of N environments since the last `take`, at most `num_steps`, in host memory; one more raises
-    IndexError. Raises MemoryError if they would not fit."""
+    IndexError. Raises MemoryError if they and what `update` makes of them would not fit."""
 
     def __init__(self, num_steps: int, num_envs: int, obs_shape: tuple[int, ...]):
-        needed = 2 * num_steps * num_envs * math.prod(obs_shape)  # bytes of the observations, nearly all there is
+        # Bytes of the observations, their successors, and the activations and gradients of an update, measured
+        needed = 40 * num_steps * num_envs * math.prod(obs_shape)
         if needed > 0.95 * psutil.virtual_memory().available:
             raise MemoryError
         self.num_steps = num_steps

@@ -232,6 +232,17 @@ def test_names_of_dueling_networks(exp_name):
     assert report.agent_name({"exp_name": exp_name, "rdq_beta": 0.001}, 18) == "RDQ"
 
 
+def test_soft_values_are_no_overestimation(tmp_path, make_report):
+    """Said where there is a soft agent, and only there."""
+    for name, said in (("minatar_dqn", False), ("minatar_softq", True), ("minatar_softq_pg", True)):
+        args = {"mean_scaling_coefficient": 0.0, "munchausen": 0.0, "entropy_form": "kl"}
+        args |= {"method": "pg"} if "pg" in name else {}
+        make_run(tmp_path / name, "MinAtar/Asterix-v1", name, 1, [1, 2], **args)
+        make_report(tmp_path / name)
+        text = (tmp_path / name / "out" / "README.md").read_text()
+        assert ("difference is no overestimation" in text) == said
+
+
 def test_names_of_soft_agents():
     """What counts is config.json's munchausen, entropy_form and method."""
     for name in ("softq", "munchausen", "minatar_softq_mexp", "softq_atari", "minatar_munchausen_k4n"):
@@ -243,6 +254,11 @@ def test_names_of_soft_agents():
     args = {"exp_name": "softq_minatar", "munchausen": 0.9}
     assert report.agent_name(args | {"entropy_form": "entropy"}, 5) == "Munchausen-DQN"
     assert report.agent_name(args | {"entropy_form": "kl"}, 5) == "Munchausen-DQN (KL)", "not what was published"
+    args["munchausen"] = 0.0
+    assert report.agent_name(args | {"entropy_form": "kl"}, 5) == "Soft DQN"
+    with_layer = args | {"entropy_form": "entropy", "mean_scaling_coefficient": 5.0}
+    assert report.agent_name(with_layer, 5) == "IB-Soft DQN (entropy)(n)"
+    assert report.baseline_of("IB-Soft DQN (entropy)(n)") == "Soft DQN (entropy)"
     for name in ("softq_pg", "softq_online_minatar", "minatar_softq_online"):
         assert report.agent_name({"exp_name": name, "method": "q"}, 5) == "Online soft DQN"
         assert report.agent_name({"exp_name": name, "method": "pg"}, 5) == "Policy gradient"

@@ -3,6 +3,8 @@
 import copy
 import csv
 import math
+from contextlib import nullcontext
+from types import SimpleNamespace
 from unittest import mock
 
 import copies
@@ -626,6 +628,18 @@ def test_time_limit_in_rollouts(games, tmp_path):
     assert np.flatnonzero(rollouts["truncated"][:, 0]).tolist() == cut
     counts = np.bincount(rollouts["actions"][:100, 0])
     assert counts.max() < 50 and (len(counts) == 3 or len(counts) == 18)
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_memory_of_an_update(games, monkeypatch):
+    """Rollouts are refused whose observations would fit, but not what an update makes of them."""
+    script = load(f"related/softq_online_{games}")
+    observations = 2 * 5 * 16 * 4 * 84 * 84
+    for times, fits in ((50, True), (5, False)):
+        memory = SimpleNamespace(available=times * observations)
+        monkeypatch.setattr(script.psutil, "virtual_memory", lambda memory=memory: memory)
+        with nullcontext() if fits else pytest.raises(MemoryError):
+            script.RolloutBuffer(5, 16, (4, 84, 84))
 
 
 @pytest.mark.parametrize(
