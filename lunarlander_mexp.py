@@ -69,7 +69,7 @@ class Args:
     save_best: bool = False  # keep the network of the best evaluation phase, and play it at the end (best.json)
     runs_dir: str = "runs"  # the folder in which every run makes its own
     resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
-    checkpoint_frequency: int = 50_000  # agent steps between checkpoints (at most 35 MB); 0 is never
+    checkpoint_frequency: int = 50_000  # agent steps between checkpoints (LunarLander: up to 37 MB); 0 is never
     num_threads: int = 1  # CPU threads of PyTorch; more make a network this small slower
 
     # ENVIRONMENT
@@ -213,21 +213,24 @@ class GymEnvs:
                     env_id,
                     num_envs,
                     vectorization_mode="sync",
-                    vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.SAME_STEP, "copy": False},
+                    vector_kwargs={"autoreset_mode": gymnasium.vector.AutoresetMode.DISABLED, "copy": False},
                 )
-        except (gymnasium.error.Error, ImportError, ValueError) as error:
+        except (gymnasium.error.Error, ImportError, TypeError, ValueError) as error:
             close = difflib.get_close_matches(env_id, gymnasium.registry, n=1) or ["LunarLander-v3"]
             if env_id in gymnasium.registry:
                 close = ["CartPole-v1"]  # a package is missing that this one does without
             raise ValueError(f"--env-id {env_id!r} cannot be made ({error}); try {close[0]}") from error
         obs_space = self.envs.single_observation_space
         action_space = self.envs.single_action_space
-        if not isinstance(obs_space, gymnasium.spaces.Box) or len(obs_space.shape) != 1:
+        if not isinstance(obs_space, gymnasium.spaces.Box) or len(obs_space.shape) != 1 or obs_space.shape[0] == 0:
             raise ValueError(f"--env-id {env_id!r} has observations {obs_space}, not flat ones; try LunarLander-v3")
         if not isinstance(action_space, gymnasium.spaces.Discrete) or not 2 <= action_space.n <= 256:
             raise ValueError(
                 f"--env-id {env_id!r} has {action_space}, not 2 to 256 discrete actions; try LunarLander-v3"
             )
+        module, colon, _ = env_id.rpartition(":")  # module:name imports a module that registers the name
+        self.env_id = module + colon + self.envs.spec.id  # the id with its version
+        self.time_limit = self.envs.spec.max_episode_steps  # None if the environment has none from Gymnasium
         self.num_envs = num_envs
         self.render_modes = self.envs.metadata.get("render_modes", [])
         self.num_actions = int(action_space.n)
@@ -248,15 +251,15 @@ class GymEnvs:
         whether the episode is done (bool); and in `info` the unscaled `score` and the `length` (agent steps) of the
         episodes so far, (N,), and `final_obs`, (N, D) float32: the successors, which where an episode ended are its
         last observations."""
-        obs, rewards, terminated, truncated, gym_info = self.envs.step(actions + self.first_action)
-        obs = obs.astype(np.float32)
+        obs, rewards, terminated, truncated, _ = self.envs.step(actions + self.first_action)
+        final_obs = obs.astype(np.float32)  # a copy, before a reset may change what the environment returned
         self.scores = self.scores + rewards
         self.lengths = self.lengths + 1
         truncated = truncated & ~terminated
         done = terminated | truncated
-        final_obs = obs.copy()
-        for i in np.flatnonzero(done):
-            final_obs[i] = gym_info["final_obs"][i]
+        if done.any():
+            obs, _ = self.envs.reset(options={"reset_mask": done})
+        obs = obs.astype(np.float32)
         info = {"final_obs": final_obs, "score": self.scores, "length": self.lengths}
         self.scores = np.where(done, 0, self.scores)
         self.lengths = np.where(done, 0, self.lengths)
@@ -439,6 +442,19 @@ def evaluate(envs: GymEnvs, q_values, args: Args, step: int) -> tuple[dict[str, 
     return metrics | means, seeds[:1], first_episode
 
 
+def check_rendering(env_id: str) -> None:
+    """Raises ValueError if the environment does not draw the pictures that `record_video` needs."""
+    try:
+        env = gymnasium.make(env_id, render_mode="rgb_array")
+        env.reset(seed=0)
+        frame = env.render()
+    except (gymnasium.error.Error, ImportError) as error:
+        raise ValueError(f"--capture-video: {env_id} cannot be drawn ({error}); leave that flag out") from error
+    env.close()
+    if not isinstance(frame, np.ndarray) or frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3:
+        raise ValueError(f"--capture-video: {env_id} draws no pictures (H, W, 3) of bytes; leave that flag out")
+
+
 def record_video(path: Path, args: Args, seeds: np.ndarray, actions: list[int]) -> None:
     """Film an episode by playing it again: the environments are deterministic given their seed and the actions."""
     env = gymnasium.make(args.env_id, render_mode="rgb_array")
@@ -468,7 +484,7 @@ class BestNetwork:
 
     def offer(self, q_network: nn.Module, score: float, step: int) -> None:
         """Keep a copy of the network if its mean score, in the phase at agent step `step`, is the highest so far."""
-        if score > self.score:
+        if not self.weights or score > self.score:
             self.step = step
             self.score = score
             self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
@@ -616,7 +632,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 }
 
 
-NETWORK_FLAGS = ("env_id", "obs_scale")  # besides k, flags that `--eval-only` must find as in training
+NETWORK_FLAGS = ("env_id", "gamma", "obs_scale", "reward_scale")  # besides k, what `--eval-only` must find as trained
 
 
 def check_args(args: Args) -> None:
@@ -680,7 +696,8 @@ def plain(args: Args) -> dict:
 
 def new_run(args: Args, num_actions: int, device_name: str, packages: tuple[str, ...]) -> Path:
     """Make a run's folder, named by the time in seconds, with its `config.json`."""
-    git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
+    describe = "git describe --always --dirty --abbrev=40 --exclude='*'"
+    git = subprocess.run(describe, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
     config = {
         "args": plain(args),
         "finished": False,
@@ -905,8 +922,13 @@ if __name__ == "__main__":
     # ENV, BUFFER AND NETWORK SETUP
     try:
         envs = GymEnvs(args.env_id, args.num_envs, args.reward_scale)
+        args.env_id = envs.env_id
         if args.capture_video and "rgb_array" not in envs.render_modes:
             raise ValueError(f"--capture-video: {args.env_id} draws no pictures; leave that flag out")
+        if args.capture_video:
+            check_rendering(args.env_id)
+        if envs.time_limit is None:
+            print(f"warning: --env-id {args.env_id} has no time limit; where no episode ends, an evaluation never does")
         if args.mean_scaling_coefficient is None:
             args.mean_scaling_coefficient = float(envs.num_actions)
         q_network = QNetwork(envs.obs_size, envs.num_actions, args.obs_scale, args.mean_scaling_coefficient)
@@ -943,7 +965,8 @@ if __name__ == "__main__":
         def q_values(obs: np.ndarray) -> np.ndarray:
             return values(to_device(obs, device)).cpu().numpy()
 
-        return evaluate(eval_envs, q_values, eval_args, step)
+        with torch.random.fork_rng([0] if device.type == "cuda" else []):  # evaluating leaves the training as it is
+            return evaluate(eval_envs, q_values, eval_args, step)
 
     def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
         metrics, seeds, actions = play(eval_values, args, step)
@@ -973,10 +996,9 @@ if __name__ == "__main__":
         lock = lock_run(run_dir)
         counters = load_checkpoint(run_dir, args, stateful, rng)
     else:
-        packages = ["torch", "numpy", "gymnasium"]
-        if importlib.util.find_spec("Box2D"):  # which only LunarLander and few others need
-            packages.append("Box2D")
-        run_dir = new_run(args, envs.num_actions, device_name, tuple(packages))
+        # Only LunarLander and few others need Box2D, which packages of other names have, too
+        box2d = importlib.metadata.packages_distributions().get("Box2D", [])
+        run_dir = new_run(args, envs.num_actions, device_name, ("torch", "numpy", "gymnasium", *box2d))
         lock = lock_run(run_dir)
     global_step = counters["global_step"]
     losses = counters["losses"]
@@ -1039,7 +1061,8 @@ if __name__ == "__main__":
                 "losses": {tag: float(value) for tag, value in losses.items()},
             }
             save_checkpoint(run_dir, args, stateful, rng, counters)
-            # The environments' state cannot be saved: all start anew, in a run that goes on as in one that resumes
+            # The environments' state cannot be saved: new ones begin, in a run that goes on as in one that resumes
+            envs = GymEnvs(args.env_id, args.num_envs, args.reward_scale)
             obs = envs.reset(rng.integers(2**31, size=args.num_envs))
 
     if args.save_model:

@@ -51,6 +51,7 @@ OF_THE_GAMES = {
     "ReplayBuffer",
     "RolloutBuffer",
     "evaluate",
+    "check_rendering",
     "record_video",
 }
 

@@ -131,9 +131,10 @@ def test_thirty_other_games(scored, tmp_path):
         envs = make_vec(*args, **kwargs)
         reset = envs.reset
 
-        def watched_reset(*, seed):
-            seeds.append(seed)
-            return reset(seed=seed)
+        def watched_reset(*, seed=None, options=None):
+            if seed is not None:  # not of the next episodes
+                seeds.append(seed)
+            return reset(seed=seed, options=options)
 
         envs.reset = watched_reset
         return envs

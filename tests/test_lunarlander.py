@@ -2,8 +2,6 @@
 
 import copy
 import csv
-import importlib.metadata
-import importlib.util
 import io
 import json
 import re
@@ -81,6 +79,49 @@ class NoLibrary(Dial):
         raise gymnasium.error.DependencyNotInstalled("`pip install engine` brings it")
 
 
+class Undrawn(Dial):
+    """Needs a package only when it draws."""
+
+    def render(self):
+        raise gymnasium.error.DependencyNotInstalled("`pip install brush` brings it")
+
+
+class Grey(Dial):
+    def render(self):
+        return np.zeros((64, 96), np.uint8)
+
+
+class Blind(Dial):
+    observation_space = gymnasium.spaces.Box(-1.0, 1.0, (0,), np.float32)
+
+
+class InPlace(Dial):
+    """Returns the same array each time, and changes it."""
+
+    def reset(self, *, seed=None, options=None):
+        self.same = super().reset(seed=seed)[0].copy()
+        return self.same, {}
+
+    def step(self, action):
+        obs, *others = super().step(action)
+        self.same[:] = obs
+        return self.same, *others
+
+
+class Ageing(Dial):
+    """Its rewards tell how often it was reset, seeded or not."""
+
+    resets = 0
+
+    def reset(self, *, seed=None, options=None):
+        self.resets += 1
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        obs, _, *others = super().step(action)
+        return obs, float(self.resets), *others
+
+
 CARTPOLE = "gymnasium.envs.classic_control:CartPoleEnv"
 gymnasium.register("tests/Dial-v0", Dial)
 gymnasium.register("tests/DialOfThree-v0", Dial, max_episode_steps=3)
@@ -88,6 +129,11 @@ gymnasium.register("tests/DialOfFour-v0", Dial, max_episode_steps=4)  # terminat
 gymnasium.register("tests/Wide-v0", Wide)
 gymnasium.register("tests/Dark-v0", Dark)
 gymnasium.register("tests/NoLibrary-v0", NoLibrary)
+gymnasium.register("tests/Undrawn-v0", Undrawn)
+gymnasium.register("tests/Grey-v0", Grey)
+gymnasium.register("tests/Blind-v0", Blind)
+gymnasium.register("tests/InPlace-v0", InPlace, max_episode_steps=3)
+gymnasium.register("tests/Ageing-v0", Ageing)
 gymnasium.register("tests/ShortCartPole-v0", CARTPOLE, max_episode_steps=15)
 gymnasium.register("tests/ShortCar-v0", "gymnasium.envs.classic_control:MountainCarEnv", max_episode_steps=30)
 
@@ -167,6 +213,24 @@ def test_time_limit(env_id, policy, limit):
     first_obs, _ = single.reset()
     assert np.array_equal(obs[0], first_obs)
     assert not np.array_equal(first_obs, last_obs)
+
+
+def test_observations_that_change_in_place():
+    """The last observation of a cut episode is kept, not what the reset makes of its array."""
+    envs = script.GymEnvs("tests/InPlace-v0", 2, reward_scale=1.0)
+    obs = envs.reset(np.array([0, 1]))
+    for t in range(1, 10):
+        before = obs.copy()
+        next_obs, _, terminated, truncated, _, info = envs.step(np.array([0, 2]))
+        assert np.array_equal(obs, before)
+        obs = next_obs
+        episode, step = divmod(t - 1, 3)
+        assert info["final_obs"].tolist() == [[episode, step + 1, 5], [episode, step + 1, 7]]
+        assert truncated.tolist() == [step == 2] * 2 and not terminated.any()
+        if step == 2:
+            assert obs.tolist() == [[episode + 1, 0, 0]] * 2
+        else:
+            assert np.array_equal(obs, info["final_obs"])
 
 
 def test_terminated_in_the_last_step_of_the_time_limit():
@@ -603,6 +667,7 @@ def test_eval_only(finished, tmp_path):
         ("model.pt", "--mean-scaling-coefficient 0", "k = 2"),
         ("model_folded.pt", "", "k = 0"),
         ("model.pt", "--obs-scale 0.2", "trained with --obs-scale 0.1; add that"),
+        ("model.pt", "--reward-scale 1", "trained with --reward-scale 0.1; add that"),
         (
             "model.pt",
             "--env-id tests/ShortCartPole-v0",
@@ -626,7 +691,9 @@ RESUMED = (
 )
 
 
-@pytest.mark.parametrize("env_id,num_envs,k", [("CartPole-v1", 3, 2), ("LunarLander-v3", 1, 4)])
+@pytest.mark.parametrize(
+    "env_id,num_envs,k", [("CartPole-v1", 3, 2), ("LunarLander-v3", 1, 4), ("tests/Ageing-v0", 2, 1)]
+)
 def test_resumes(env_id, num_envs, k, tmp_path):
     """Stopped after the evaluation at 450, it goes on from the checkpoint at 400."""
     flags = f"{RESUMED} 1100 --env-id {env_id} --num-envs {num_envs} --mean-scaling-coefficient {k}"
@@ -700,7 +767,11 @@ def test_terminal_transitions_of_a_run(tmp_path):
         ("--env-id ALE/Pong-v5", ["--env-id", "try LunarLander-v3"]),  # nothing of that name is close
         ("--env-id no_such_module:Env-v0", ["--env-id", "no_such_module", "try LunarLander-v3"]),
         ("--env-id a:b:CartPole-v1", ["--env-id 'a:b:CartPole-v1'", "cannot be made"]),
+        ("--env-id .:CartPole-v1", ["--env-id '.:CartPole-v1'", "cannot be made"]),
+        ("--env-id tests/Blind-v0", ["--env-id", "not flat", "try LunarLander-v3"]),
         ("--env-id tests/Dark-v0 --capture-video", ["--capture-video", "tests/Dark-v0 draws no pictures"]),
+        ("--env-id tests/Grey-v0 --capture-video", ["--capture-video", "tests/Grey-v0 draws no pictures (H, W, 3)"]),
+        ("--env-id tests/Undrawn-v0 --capture-video", ["--capture-video", "pip install brush", "leave that flag out"]),
         ("--env-id tests/NoLibrary-v0", ["--env-id", "pip install engine", "try CartPole-v1"]),
         ("--env-id Pendulum-v1", ["--env-id", "not 2 to 256 discrete actions", "try LunarLander-v3"]),
         ("--env-id tests/Wide-v0", ["--env-id", "Discrete(257)", "try LunarLander-v3"]),
@@ -736,26 +807,31 @@ def test_version_of_the_paper(tmp_path):
     assert "try LunarLander-v3" in line
 
 
-def test_without_box2d(tmp_path):
-    """Where Box2D is not installed, environments that do without it run."""
-    find_spec = importlib.util.find_spec
-    version = importlib.metadata.version
-
-    def no_spec(name, *package):
-        return None if name == "Box2D" else find_spec(name, *package)
-
-    def no_version(name):
-        if name == "Box2D":
-            raise importlib.metadata.PackageNotFoundError(name)
-        return version(name)
-
+@pytest.mark.parametrize("provider", [None, "tyro"])
+def test_without_box2d(provider, tmp_path):
+    """Where Box2D is not installed, environments that do without it run; config.json names the package that has it."""
+    packages = {} if provider is None else {"Box2D": [provider]}
     flags = f"{SHORT} --env-id CartPole-v1 --total-timesteps 100 --eval-frequency 0"
-    with mock.patch("importlib.util.find_spec", no_spec), mock.patch("importlib.metadata.version", no_version):
+    with mock.patch("importlib.metadata.packages_distributions", lambda: packages):
         run_here("lunarlander_mexp", flags, cwd=tmp_path)
     (folder,) = run_folders(tmp_path)
     config = json.loads((folder / "config.json").read_text())
     assert config["finished"]
-    assert set(config["packages"]) == {"python", "torch", "numpy", "gymnasium"}
+    assert set(config["packages"]) == {"python", "torch", "numpy", "gymnasium"} | set(packages.get("Box2D", []))
+
+
+@pytest.mark.parametrize("env_id,name", [("CartPole", "CartPole-v1"), ("test_lunarlander:tests/Dial", "tests/Dial-v0")])
+def test_ids_without_a_version(env_id, name, tmp_path):
+    """They become those of the newest version, by which --resume finds the run."""
+    flags = f"{SHORT} --total-timesteps 100 --eval-frequency 0 --env-id"
+    output = run_here("lunarlander_mexp", flags, env_id, cwd=tmp_path).stdout
+    assert ("has no time limit" in output) == ("Dial" in name)
+    (folder,) = run_folders(tmp_path)
+    whole = env_id.removesuffix("CartPole").removesuffix("tests/Dial") + name
+    assert json.loads((folder / "config.json").read_text())["args"]["env_id"] == whole
+    assert folder.name.startswith(name.split("/")[-1])
+    run_here("lunarlander_mexp", flags, whole, "--resume", cwd=tmp_path)
+    assert run_folders(tmp_path) == [folder]
 
 
 def test_checkpoints_that_do_not_fit(tmp_path):
