@@ -71,12 +71,12 @@ class Args:
     save_best: bool = False  # keep the network of the best evaluation phase, and play it at the end (best.json)
     runs_dir: str = "runs"  # the folder in which every run makes its own
     resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
-    checkpoint_frequency: int = 1_000_000  # agent steps between checkpoints (7 GB with the replay full); 0 is never
+    checkpoint_frequency: int = 1_000_000  # agent steps between checkpoints (7 GB), where games start anew; 0 is never
 
     # ENVIRONMENT
     env_id: str = "ALE/Breakout-v5"  # the game; `Breakout-v5` and `BreakoutNoFrameskip-v4` name the same ROM
     num_envs: int = 1  # emulators, run in threads; all schedules count the agent steps of all together
-    full_action_space: bool = True  # 18 actions (Machado et al. 2018; 9 in Skiing), or only those that do something
+    full_action_space: bool = True  # all 18 (Machado et al. 2018; 9 in Skiing, LostLuggage), or those that do something
     terminal_on_life_loss: bool = False  # if toggled, a lost life is terminal for learning; the game itself goes on
 
     # AGENT
@@ -87,7 +87,7 @@ class Args:
     buffer_size: int = 1_000_000  # transitions in the replay memory (Mnih et al. 2015)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
     gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
-    target_network_frequency: int = 10_000  # agent steps between hard copies to the target network (Mnih et al. 2015)
+    target_network_frequency: int = 10_000  # agent steps between copies to the target network (the authors' release)
     batch_size: int = 32  # transitions of one gradient step (Mnih et al. 2015)
     start_e: float = 1.0  # the starting epsilon for exploration (Mnih et al. 2015)
     end_e: float = 0.01  # the ending epsilon for exploration (Hessel et al. 2018)
@@ -538,7 +538,7 @@ class BestNetwork:
 
     def offer(self, q_network: nn.Module, score: float, step: int) -> None:
         """Keep a copy of the network if its mean score, in the phase at agent step `step`, is the highest so far."""
-        if score > self.score:
+        if not self.weights or score > self.score:
             self.step = step
             self.score = score
             self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
@@ -683,7 +683,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 }
 
 
-NETWORK_FLAGS = ("env_id",)  # besides k, flags that `--eval-only` must find as in training
+NETWORK_FLAGS = ("env_id", "gamma")  # besides k, what `--eval-only` must find as trained
 
 
 def check_args(args: Args) -> None:
@@ -747,7 +747,8 @@ def plain(args: Args) -> dict:
 
 def new_run(args: Args, num_actions: int, device_name: str, packages: tuple[str, ...]) -> Path:
     """Make a run's folder, named by the time in seconds, with its `config.json`."""
-    git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
+    describe = "git describe --always --dirty --abbrev=40 --exclude='*'"
+    git = subprocess.run(describe, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
     config = {
         "args": plain(args),
         "finished": False,
@@ -1008,7 +1009,8 @@ if __name__ == "__main__":
         def q_values(obs: np.ndarray) -> np.ndarray:
             return values(to_device(obs, device)).cpu().numpy()
 
-        return evaluate(eval_envs, q_values, eval_args, step)
+        with torch.random.fork_rng([0] if device.type == "cuda" else []):  # evaluating leaves the training as it is
+            return evaluate(eval_envs, q_values, eval_args, step)
 
     def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
         metrics, seeds, actions = play(eval_values, args, step)

@@ -536,7 +536,7 @@ class BestNetwork:
 
     def offer(self, q_network: nn.Module, score: float, step: int) -> None:
         """Keep a copy of the network if its mean score, in the phase at agent step `step`, is the highest so far."""
-        if score > self.score:
+        if not self.weights or score > self.score:
             self.step = step
             self.score = score
             self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
@@ -684,7 +684,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 
 
 # Besides k, flags that `--eval-only` must find as in training
-NETWORK_FLAGS = ("env_id", "num_iterations", "layer_norm", "target_network")
+NETWORK_FLAGS = ("env_id", "gamma", "num_iterations", "layer_norm", "target_network")
 
 
 def check_args(args: Args) -> None:
@@ -750,7 +750,8 @@ def plain(args: Args) -> dict:
 
 def new_run(args: Args, num_actions: int, device_name: str, packages: tuple[str, ...]) -> Path:
     """Make a run's folder, named by the time in seconds, with its `config.json`."""
-    git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
+    describe = "git describe --always --dirty --abbrev=40 --exclude='*'"
+    git = subprocess.run(describe, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
     config = {
         "args": plain(args),
         "finished": False,

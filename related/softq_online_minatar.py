@@ -521,7 +521,7 @@ class BestNetwork:
 
     def offer(self, q_network: nn.Module, score: float, step: int) -> None:
         """Keep a copy of the network if its mean score, in the phase at agent step `step`, is the highest so far."""
-        if score > self.score:
+        if not self.weights or score > self.score:
             self.step = step
             self.score = score
             self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
@@ -667,7 +667,7 @@ BOUNDS = {  # the least and the greatest value that can work; `check_args` leave
 }
 
 
-NETWORK_FLAGS = ("env_id", "temperature")  # besides k, flags that `--eval-only` must find as in training
+NETWORK_FLAGS = ("env_id", "gamma", "temperature")  # besides k, what `--eval-only` must find as trained
 
 
 def check_args(args: Args) -> None:
@@ -729,7 +729,8 @@ def plain(args: Args) -> dict:
 
 def new_run(args: Args, num_actions: int, device_name: str, packages: tuple[str, ...]) -> Path:
     """Make a run's folder, named by the time in seconds, with its `config.json`."""
-    git = subprocess.run("git rev-parse HEAD", shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
+    describe = "git describe --always --dirty --abbrev=40 --exclude='*'"
+    git = subprocess.run(describe, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
     config = {
         "args": plain(args),
         "finished": False,
@@ -989,7 +990,8 @@ if __name__ == "__main__":
         def q_values(obs: np.ndarray) -> np.ndarray:
             return values(to_device(obs, device)).cpu().numpy()
 
-        return evaluate(eval_envs, q_values, eval_args, step)
+        with torch.random.fork_rng([0] if device.type == "cuda" else []):  # evaluating leaves the training as it is
+            return evaluate(eval_envs, q_values, eval_args, step)
 
     def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
         metrics, first_episode = play(eval_values, args, step)

@@ -153,6 +153,9 @@ def test_model_with_another_k(tmp_path):
     assert "k = 0" in refused("dqn_atari_mexp", flags, f"--eval-only {folder}/model_folded.pt", cwd=tmp_path)
     line = refused("dqn_atari_mexp", f"--eval-only {folder}/model.pt --mean-scaling-coefficient 3", cwd=tmp_path)
     assert "trained with --env-id ALE/Pong-v5; add that" in line, "all games have the same architecture"
+    k = "--mean-scaling-coefficient 3"
+    line = refused("dqn_atari_mexp", flags, k, f"--gamma 0.9 --eval-only {folder}/model.pt", cwd=tmp_path)
+    assert "trained with --gamma 0.99; add that" in line, "the evaluation's discounted return has it"
 
 
 def test_model_without_its_config(tmp_path):

@@ -109,7 +109,14 @@ def test_pairs_that_fit(hacked, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "script,fitting", [("nature_dqn_atari", {"double_dqn", "impala", "n_step"}), ("dueling_atari", {"double_dqn"})]
+    "script,fitting",
+    [
+        ("nature_dqn_atari", {"double_dqn", "impala", "n_step"}),
+        ("softq_atari", {"impala", "prioritised_replay"}),
+        ("dueling_atari", {"double_dqn"}),
+        ("eaudeqn_atari", {"double_dqn"}),  # whose lines fit, though the names in them do not
+        ("isdqn_atari", set()),
+    ],
 )
 def test_which_fit_related_scripts(script, fitting, tmp_path):
     """As the page says."""

@@ -444,6 +444,16 @@ def test_evaluating_does_not_change_the_training(tmp_path):
     assert_same_weights(run_folders(without)[0], run_folders(often)[0])
 
 
+def test_evaluating_a_network_with_dropout_does_not_change_the_training(tmp_path):
+    """A fork's network may draw random numbers of PyTorch's."""
+    dense = "            nn.Linear(1024, 128),\n"
+    name = fork(tmp_path / "dropout.py", (dense, dense + "            nn.Dropout(0.2),\n"), name="minatar_mexp")
+    without, often = new_folders(tmp_path, "without", "often")
+    run_here(name, f"{RESUMED} 500 --eval-frequency 0", cwd=without)
+    run_here(name, f"{RESUMED} 500 --eval-frequency 150 --eval-envs 2", cwd=often)
+    assert_same_weights(run_folders(without)[0], run_folders(often)[0])
+
+
 # BAD INPUT
 
 

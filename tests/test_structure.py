@@ -253,6 +253,14 @@ def test_the_readmes_numbers_of_changed_lines():
     assert counted == len(TRAINED) - 1, "all but dqn_atari.py, from which they stem"
 
 
+@pytest.mark.parametrize("name", TRAINED)
+def test_flags_that_a_saved_model_is_evaluated_with(name):
+    """What the values and the returns that they are compared with are made with, in every script."""
+    flags = set(load(name).NETWORK_FLAGS)
+    assert {"env_id", "gamma"} <= flags
+    assert ("num_quantile_samples" in flags) == ("iqn" in name)
+
+
 def test_import_has_no_side_effects(tmp_path):
     """All that train in one interpreter; each alone would take seconds to start."""
     modules = ", ".join(name.removeprefix("related/") for name in TRAINED)
