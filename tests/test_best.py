@@ -76,6 +76,9 @@ def test_offers():
     restored.offer(network, 1.0, 60)
     assert restored.step == 30
     assert same(restored.weights, best.weights)
+    of_bad_scores = script.BestNetwork()
+    of_bad_scores.offer(network, -np.inf, 10)
+    assert of_bad_scores.step == 10 and same(of_bad_scores.weights, network.state_dict()), "there is always one"
 
 
 def test_is_that_of_the_best_row(scored, tmp_path):
