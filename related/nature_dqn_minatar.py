@@ -39,6 +39,7 @@ import pickle
 import subprocess
 import sys
 import time
+import warnings
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -582,7 +583,8 @@ def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = Non
             with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
                 # What waits for the GPU, such as `.item()`, must raise before it does: a wait would break the capture
                 # off, and with PyTorch 2.11 the other graphs and the random numbers of the GPU with it
-                torch.cuda.set_sync_debug_mode("error")
+                with warnings.catch_warnings(action="ignore"):  # that this mode is a prototype
+                    torch.cuda.set_sync_debug_mode("error")
                 try:
                     static_outputs = function(*static_inputs)
                 finally:
