@@ -57,7 +57,7 @@ def make_report(monkeypatch, capsys):
     save = report.save
 
     def make_report(root, *flags, check=True, draw=False):
-        argv = ["report.py", str(root), "--out", str(root / "out"), "--reps", "200", *flags]
+        argv = ["report.py", str(root), "--out", f"{root}/out", "--reps", "200", *flags]
         monkeypatch.setattr(sys, "argv", argv)
         figures = {}
 
@@ -372,15 +372,16 @@ def test_the_same_runs_give_the_same_report(tmp_path, make_report):
     assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
 
 
-@pytest.mark.parametrize("folder", ["minatar", "atari", "lunarlander", "online"])
-def test_committed_evidence(folder, tmp_path, make_report):
+@pytest.mark.parametrize("folder", ["minatar", "atari", "gpu", "lunarlander", "online"])
+def test_committed_evidence(folder, tmp_path, make_report, monkeypatch):
     """The tables under docs/ are those of the runs beside them, by the command that the page gives."""
     page = (ROOT / "docs" / folder / "README.md").read_text()
     command = rf"^python report\.py docs/{folder}(.*) --out docs/{folder}/report$"
     (flags,) = re.findall(command, page, flags=re.MULTILINE)
     out = tmp_path / "out"
     committed = ROOT / "docs" / folder / "report"
-    make_report(ROOT / "docs" / folder, "--out", str(out), "--reps", "2000", *flags.split())
+    monkeypatch.chdir(ROOT)
+    make_report(f"docs/{folder}", "--out", str(out), "--reps", "2000", *flags.split())
     names = ["README.md", *sorted(path.name for path in committed.glob("*.csv"))]
     assert names == ["README.md", *sorted(path.name for path in out.glob("*.csv"))]
     assert filecmp.cmpfiles(out, committed, names, shallow=False) == (names, [], [])
@@ -390,9 +391,10 @@ def test_committed_evidence(folder, tmp_path, make_report):
 
 
 @pytest.mark.slow
-def test_correlations_of_the_lunarlander_page():
+@pytest.mark.parametrize("folder", ["lunarlander", "gpu"])
+def test_programs_of_pages(folder):
     """The page's program prints what the page says."""
-    page = (ROOT / "docs" / "lunarlander" / "README.md").read_text()
+    page = (ROOT / "docs" / folder / "README.md").read_text()
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (printed,) = re.findall(r"```text\n(.*?)```", page, re.DOTALL)
     result = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
