@@ -997,6 +997,8 @@ if __name__ == "__main__":
     sys.stdout.reconfigure(line_buffering=True)
     print("device:", device_name)
     keep_freed_memory()
+    if device.type == "cuda":
+        torch.set_num_threads(1)  # the copies that are left for PyTorch's threads would take cores from the emulators
 
     # TRY NOT TO MODIFY: seeding
     torch.manual_seed(args.seed)

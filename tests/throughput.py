@@ -90,6 +90,8 @@ class Parts:
         torch.set_float32_matmul_precision("high" if iqn and device.type == "cuda" else "highest")
         if self.in_turn:
             torch.set_num_threads(self.defaults.num_threads)
+        elif device.type == "cuda":
+            torch.set_num_threads(1)
         if hasattr(script, "GymEnvs"):
             self.envs = script.GymEnvs(args.env_id, args.num_envs, self.defaults.reward_scale)
             self.buffer = script.ReplayBuffer(10_000, self.envs.obs_size, device)
