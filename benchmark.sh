@@ -160,6 +160,7 @@ if [ "${1-}" = __run ]; then
   number=$3
   name=$(sed -n "$((number + 1))p" "$out/names.txt")
   command=$(sed -n "$((number + 1))p" "$out/commands.txt")
+  [ -n "$command" ] || die "$out/commands.txt has no run $number"
   rm -f "$out/state/failed/$name"
   # tabular_mexp.py knows no --resume: it is skipped if this very command has made its figures before
   tabular_command=$out/tabular/command.txt
@@ -205,7 +206,7 @@ if [ "${1-}" = __finish ]; then
   fi
   while read -r name; do
     if [ -e "$out/state/failed/$name" ]; then
-      reason=$(tac "$out/logs/$name.log" | sed '/ attempt 2: /q' | grep -m 1 '^error: ')
+      reason=$(tac "$out/logs/$name.log" | sed '/ attempt 2: /q' | grep -m 1 -E '^[[:alnum:]_.]*[Ee]rror(: |$)')
       echo "failed twice: $name, log $out/logs/$name.log${reason:+ ($reason)}" >&2
       status=1
     elif [ ! -e "$out/state/done/$name" ]; then
@@ -285,6 +286,18 @@ if [ "${1-}" = -- ]; then
   shift
 fi
 extra=("$@")
+for word in "${extra[@]}"; do
+  flag=${word%%=*}
+  case ${flag//_/-} in
+    --env-id | --seed | --exp-name | --total-timesteps | --runs-dir | --mean-scaling-coefficient)
+      die "'$word' after -- would be that of every run; see --games, --seeds, --agents, --steps, --out and --k"
+      ;;
+  esac
+done
+full_actions=yes
+if [[ " ${extra[*]-} " =~ " --no-full-action-space "|" --no_full_action_space " ]]; then
+  full_actions=""
+fi
 
 if [ -n "$k_list" ] && [ -z "$agents_given" ]; then
   agents=$(agents_of "$family" "${sweeps[@]}" | cut -d, -f1)
@@ -292,7 +305,7 @@ fi
 one_k='([0-9]+(\.[0-9]+)?|([1-9][0-9]*)?n)'
 [[ $k_list =~ ^($one_k(,$one_k)*)?$ ]] ||
   die "--k '$k_list' must be a list of numbers, at least 0, and n, 2n, 4n ..., such as 0,1,n,4n"
-[[ ! $k_list =~ [0-9]n || " ${extra[*]-} " != *" --no-full-action-space "* ]] ||
+[[ ! $k_list =~ [0-9]n || -n $full_actions ]] ||
   die "--k '$k_list': multiples of n are those of the full action space, which --no-full-action-space makes smaller"
 [[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
 [[ $seeds =~ ^[0-9]+(,[0-9]+)*,?$ && ! $seeds =~ ^0+$ ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
@@ -372,9 +385,7 @@ fi
 quote() {
   printf '%q' "$1"
 }
-if [[ $out != /* ]]; then
-  out=$PWD/$out
-fi
+out=$(realpath -m -- "$out") # one spelling of a folder: the name of Slurm's job is made of it
 names=()
 commands=()
 if [ "$suite" = quick ]; then
@@ -393,7 +404,7 @@ for game in "${game_list[@]}"; do
         if [ -n "$k" ]; then
           name+=_k$k
           number=$k
-          if [[ $k == *n && " ${extra[*]-} " != *" --no-full-action-space "* ]]; then
+          if [[ $k == *n && -n $full_actions ]]; then
             multiple=${k%n}
             number=$((${multiple:-1} * $(num_actions "$game")))
           fi

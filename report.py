@@ -247,7 +247,7 @@ def name_coefficient(k: float, n: Optional[int]) -> str:
 def without_sweep(exp_name: str, k: float, n: Optional[int]) -> str:
     """An `--exp-name` without the ending `_k0.5` or `_k4n` that `benchmark.sh --k` gives it. A fork's name keeps such
     an ending if it says something other than the run's k."""
-    match = re.fullmatch(r"(.+)_k(\d+(?:\.\d+)?|(\d*)n)", exp_name)
+    match = re.fullmatch(r"(.+)_k(\d+(?:\.\d+)?(?:e[+-]\d+)?|(\d*)n)", exp_name)
     if match is None:
         return exp_name
     stem, coefficient, multiple = match.groups()
@@ -362,7 +362,7 @@ def differing_settings(settings: list[dict]) -> list[str]:
 
 def read_runs(root: Path) -> tuple[pd.DataFrame, list[str]]:
     """The evaluations of all runs below `root`, one run of each game, agent and seed, and notes: what was left out and
-    why, and in which settings an agent's runs differ."""
+    why, and in which settings runs of an agent, or of it and the one without the layer, differ."""
     notes = []
     tables = []
     files = [*root.rglob("config.json"), *root.rglob("eval.csv")]
@@ -397,6 +397,17 @@ def read_runs(root: Path) -> tuple[pd.DataFrame, list[str]]:
             notes.append(f"The runs of {agent} differ in {', '.join(flags)}.")
         elif differing:
             notes.append(f"The runs of {agent} differ in `--exp-name`.")
+
+    for agent, runs in data.groupby("agent"):
+        baseline = baseline_of(agent)
+        others = data[data["agent"].isin([baseline, f"{baseline}(0)"]) & (data["agent"] != agent)]
+        if others.empty:
+            continue
+        settings = {*runs["settings"], *others["settings"]}
+        differing = differing_settings([json.loads(one) for one in settings])
+        flags = [f"`--{name.replace('_', '-')}`" for name in differing if name != "exp_name"]
+        if flags:
+            notes.append(f"{agent} and {baseline}, with which it is compared, differ in {', '.join(flags)}.")
     return data, notes
 
 
@@ -471,6 +482,7 @@ def compare(data: pd.DataFrame) -> tuple[Study, list[str]]:
     agents = order_agents(data)
     study = Study(agents, choose_colours(agents))
     metrics = METRICS + [name for name in (*NORMS, *SPARSITY) if name in data]
+    with_human = set(data.loc[data["game"].isin(list(HUMAN)), "agent"])  # played a game with a human score
     notes = []
     for game, here in data.groupby("game"):
         runs = here.groupby("run")["step"]
@@ -509,7 +521,8 @@ def compare(data: pd.DataFrame) -> tuple[Study, list[str]]:
             study.k[game, agent] = float(runs_of_agent["k"].mean())
         missing = [agent for agent in agents if (game, agent) not in study.curves]
         if missing:
-            consequence = "; aggregates over games leave it out" if game in HUMAN else ""
+            left_out = game in HUMAN and with_human.intersection(missing)
+            consequence = "; aggregates over games leave it out" if left_out else ""
             notes.append(f"{game} has no runs of {', '.join(missing)}{consequence}.")
     return study, notes
 
@@ -1195,7 +1208,7 @@ def report_relative(study: Study, out: Path, args: Args) -> tuple[list[str], lis
             "so far from 1 an agent may come that is no different.",
         ]
     else:
-        lines.append("One run a game: no intervals.")
+        lines.append(f"No intervals without two runs a game of {baseline} and of another agent.")
     rows = []
     for row in table.to_dict("records"):
         cells = [cell(row[name], row[f"{name} low"], row[f"{name} high"]) for name in AGGREGATES[:3]]
@@ -1270,7 +1283,11 @@ def report_pairs(study: Study, out: Path, args: Args) -> list[str]:
         counts = [str(row[name]) for name in ("games", "runs", "baseline_runs")]
         rows.append([f"{row['agent']} over {row['baseline']}", probability, *counts])
     lines = [markdown(["", "probability of improvement", "games", "runs a game", "of the baseline"], rows)]
-    lines += ["Of each agent as many runs a game count as it has in every one of the games.", ""]
+    lines += [
+        "Of each agent as many runs a game count as it has in every one of the games. Intervals of few runs are too",
+        "narrow; one without any width, such as 1 (1, 1), is no certainty.",
+        "",
+    ]
     lines += ["![Probability of improvement](improvement.png)", ""]
     for agent, baseline in zip(table["agent"], table["baseline"], strict=True):
         games = common_games(study, agent, baseline)
@@ -1360,9 +1377,12 @@ def main() -> None:
         fail(f"{args.runs} holds no run with an evaluation; a run makes its eval.csv at its first evaluation phase")
     if args.relative_to not in ("DQN", *study.agents):
         fail(f"--relative-to {args.relative_to!r} is none of the agents: {', '.join(study.agents)}")
+    page = out / "README.md"
     try:
         out.mkdir(parents=True, exist_ok=True)
-        (out / "README.md").touch()
+        page.touch()
+        if page.stat().st_size > 0 and not page.read_text(errors="replace").startswith("# Report\n"):
+            fail(f"--out {args.out} holds a README.md that is no report and would be lost; name another folder")
     except OSError as error:
         fail(f"--out {args.out} cannot be written to ({error.strerror}); name a folder that can")
 
@@ -1382,10 +1402,10 @@ def main() -> None:
     text += ["## Aggregates", "", *of_aggregates, *of_relative, *of_sweep, *of_sparsity]
     text += ["## Against the baseline", "", *of_pairs]
     text += ["## Game by game", "", *of_games]
-    (out / "README.md").write_text("\n".join(text))
+    page.write_text("\n".join(text))
     for note in notes:
         print("warning:", note, file=sys.stderr)
-    print(f"{out / 'README.md'}: {total} runs, {len(study.games)} games")
+    print(f"{page}: {total} runs, {len(study.games)} games")
 
 
 if __name__ == "__main__":

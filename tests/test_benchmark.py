@@ -253,6 +253,9 @@ def test_sweep_over_k(tmp_path):
         ("minatar --dry-run --k 1,1", "name the run Asterix-minatar_mexp_k1-1 twice"),
         ("minatar --dry-run --k 0.5,0.50", "name the run Asterix-minatar_mexp_k0.5-1 twice"),
         ("atari5 --k n,2n -- --no-full-action-space", "--k 'n,2n': multiples of n"),
+        ("atari5 --k n,2n -- --no_full_action_space", "--k 'n,2n': multiples of n"),
+        ("quick --dry-run -- --seed 7", "'--seed' after -- would be that of every run; see --games"),
+        ("quick --dry-run -- --gamma 0.9 --mean_scaling_coefficient=2", "'--mean_scaling_coefficient=2' after --"),
         ("atari5 --agents dqn,,iqn", "--agents 'dqn,,iqn': '' is none of dense"),
         ("minatar --games Breakout,Pong", f"--games 'Breakout,Pong': 'Pong' is none of {', '.join(MINATAR)}"),
         ("atari5 --games Pogn", f"--games 'Pogn': 'Pogn' is none of {', '.join(ATARI57)}"),
@@ -307,7 +310,7 @@ def test_one_k_of_a_game_once(tmp_path):
 def test_without_slurm(tmp_path):
     """Where there is no sbatch, one line says so."""
     (tmp_path / "bin").mkdir()
-    tools = "bash dirname nproc seq mkdir rm cksum cut cat flock sed sort paste uniq head".split()
+    tools = "bash dirname realpath nproc seq mkdir rm cksum cut cat flock sed sort paste uniq head".split()
     for tool in tools:
         (tmp_path / "bin" / tool).symlink_to(shutil.which(tool))
     path = f"{Path(sys.executable).parent}{os.pathsep}{tmp_path}/bin"
@@ -435,6 +438,31 @@ def test_the_reason_of_a_failure_is_told(tmp_path):
     log = tmp_path / "out" / "logs" / "Breakout-minatar_mexp-1.log"
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("failed twice")]
     assert line.startswith(f"failed twice: Breakout-minatar_mexp-1, log {log} (error: --gamma 2.0 must be")
+
+
+@pytest.mark.parametrize(
+    "last,reason",
+    [("torch.OutOfMemoryError: CUDA out of memory", " (torch.OutOfMemoryError: CUDA out of memory)"), ("Killed", "")],
+)
+def test_the_reason_of_a_crash_is_told(last, reason, stand_in, tmp_path):
+    env, _, _ = stand_in
+    program = tmp_path / "bin" / "python"
+    program.write_text(program.read_text() + f"[ $? = 0 ] && ! [[ $* == *minatar_mexp.py* ]] || ! echo '{last}' >&2\n")
+    flags = "minatar --games Breakout --agents minatar_mexp --seeds 1 --out out"
+    result = benchmark(flags, cwd=tmp_path, check=1, env=env)
+    log = tmp_path / "out" / "logs" / "Breakout-minatar_mexp-1.log"
+    assert f"failed twice: Breakout-minatar_mexp-1, log {log}{reason}\n" in result.stderr
+
+
+def test_a_run_that_the_list_does_not_have(stand_in, tmp_path):
+    """As when a folder's list was made anew under a queued array of Slurm's."""
+    env, calls, _ = stand_in
+    benchmark("minatar --games Breakout --agents minatar_mexp --seeds 1 --out out/", cwd=tmp_path, env=env)
+    calls.unlink()
+    command = ["bash", str(ROOT / "benchmark.sh"), "__run", str(tmp_path / "out"), "7"]
+    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
+    error = f"error: {tmp_path}/out/commands.txt has no run 7\n"
+    assert (result.returncode, result.stderr, calls.exists()) == (2, error, False)
 
 
 def test_not_twice_at_a_time(stand_in, tmp_path):

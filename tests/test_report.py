@@ -196,6 +196,7 @@ def test_bands():
         ("lunarlander_k0", 0.0, 4, "DQN"),
         ("lunarlander_k0.5", 0.5, 4, "IB-DQN(0.5)"),
         ("lunarlander_k32", 32.0, 4, "IB-DQN(8n)"),
+        ("minatar_mexp_k1e-05", 1e-05, 3, "IB-DQN(1e-05)"),
         ("lunarlander_k1", 2.0, 4, "IB-DQN(2)"),  # what counts is config.json's k
         ("minatar_mexp_kn", 3.0, 3, "IB-DQN(n)"),
         ("minatar_mexp_k4n", 12.0, 3, "IB-DQN(4n)"),
@@ -534,6 +535,39 @@ def test_ablation_and_other_settings(tmp_path, make_report):
     assert list(scores) == ["DQN", "IB-DQN(n)", *ablation, "my_fork"], "in the order of k"
     pairs = {row["agent"]: row["baseline"] for row in table(tmp_path, "improvement.csv")}
     assert pairs == {agent: "DQN" for agent in scores if agent != "DQN"}
+
+
+def test_settings_that_differ_from_the_baselines(tmp_path, make_report):
+    """Where one of two agents was tuned, a note says so; the layer's k and the name are no such difference."""
+    make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [4.0], learning_rate=1e-4)
+    tuned = make_run(tmp_path, "ALE/Pong-v5", "dqn_mexp", 1, [5.0], learning_rate=1e-4)
+    assert "differ" not in make_report(tmp_path).stderr
+    (tuned / "config.json").write_text((tuned / "config.json").read_text().replace("0.0001", "0.001"))
+    result = make_report(tmp_path)
+    assert "IB-DQN(n) and DQN, with which it is compared, differ in `--learning-rate`." in result.stderr
+
+
+def test_what_aggregates_leave_out(tmp_path, make_report):
+    """A game with a human score is left out where an agent has others of these; an agent that has none of them is."""
+    for game, agent in product(("ALE/Pong-v5", "ALE/Breakout-v5"), ("dqn", "dqn_mexp")):
+        make_run(tmp_path, game, agent, 1, [1.0])
+    make_run(tmp_path, "MinAtar/Asterix-v1", "my_fork", 1, [1.0])
+    assert "ALE/Pong-v5 has no runs of my_fork.\n" in make_report(tmp_path).stderr
+    make_run(tmp_path, "ALE/Breakout-v5", "my_fork", 1, [1.0])
+    assert "ALE/Pong-v5 has no runs of my_fork; aggregates over games leave it out.\n" in make_report(tmp_path).stderr
+
+
+def test_no_page_but_a_report_is_overwritten(tmp_path, make_report):
+    make_run(tmp_path / "runs", "ALE/Pong-v5", "dqn", 1, [1.0])
+    page = tmp_path / "README.md"
+    page.write_text("# My page\n")
+    result = make_report(tmp_path / "runs", "--out", str(tmp_path), check=False)
+    error = f"error: --out {tmp_path} holds a README.md that is no report and would be lost; name another folder\n"
+    assert (result.returncode, result.stderr, page.read_text()) == (2, error, "# My page\n")
+    page.write_text("")
+    for _ in range(2):
+        make_report(tmp_path / "runs", "--out", str(tmp_path))
+    assert page.read_text().startswith("# Report\n")
 
 
 def test_one_name_in_every_game(tmp_path, make_report):
