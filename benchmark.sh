@@ -294,8 +294,9 @@ for word in "${extra[@]}"; do
       ;;
   esac
 done
+words=" ${extra[*]-} "
 full_actions=yes
-if [[ " ${extra[*]-} " =~ " --no-full-action-space "|" --no_full_action_space " ]]; then
+if [[ ${words//_/-} == *" --no-full-action-space "* ]]; then
   full_actions=""
 fi
 

@@ -1001,7 +1001,7 @@ if __name__ == "__main__":
     print("device:", device_name)
     keep_freed_memory()
     if device.type == "cuda":
-        torch.set_num_threads(1)  # the copies that are left for PyTorch's threads would take cores from the emulators
+        torch.set_num_threads(1)  # others would only copy, and then spin for more work on the emulators' cores
 
     # TRY NOT TO MODIFY: seeding
     torch.manual_seed(args.seed)

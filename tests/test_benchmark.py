@@ -447,7 +447,8 @@ def test_the_reason_of_a_failure_is_told(tmp_path):
 def test_the_reason_of_a_crash_is_told(last, reason, stand_in, tmp_path):
     env, _, _ = stand_in
     program = tmp_path / "bin" / "python"
-    program.write_text(program.read_text() + f"[ $? = 0 ] && ! [[ $* == *minatar_mexp.py* ]] || ! echo '{last}' >&2\n")
+    crash = f"if [[ $* == *minatar_mexp.py* ]]; then echo '{last}' >&2; exit 1; fi"
+    program.write_text(f"{program.read_text()}{crash}\n")
     flags = "minatar --games Breakout --agents minatar_mexp --seeds 1 --out out"
     result = benchmark(flags, cwd=tmp_path, check=1, env=env)
     log = tmp_path / "out" / "logs" / "Breakout-minatar_mexp-1.log"

@@ -91,7 +91,7 @@ class Parts:
         if self.in_turn:
             torch.set_num_threads(self.defaults.num_threads)
         elif device.type == "cuda":
-            torch.set_num_threads(1)
+            torch.set_num_threads(1)  # as the scripts do
         if hasattr(script, "GymEnvs"):
             self.envs = script.GymEnvs(args.env_id, args.num_envs, self.defaults.reward_scale)
             self.buffer = script.ReplayBuffer(10_000, self.envs.obs_size, device)
