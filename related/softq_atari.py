@@ -1137,7 +1137,7 @@ if __name__ == "__main__":
             q = train_values(to_device(obs, device)).cpu().numpy()
             if args.policy == "boltzmann":
                 # log pi up to a constant, with noise: the argmax below is a draw from pi
-                q = q / args.temperature + rng.gumbel(size=q.shape)
+                q = (q - q.max(1, keepdims=True)) / args.temperature + rng.gumbel(size=q.shape)
             actions = np.where(explore, actions, q.argmax(1))
         envs.send(actions)
 

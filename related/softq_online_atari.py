@@ -18,8 +18,9 @@ by the Boltzmann policy pi of Q itself; there is no replay, no target network an
 
 A policy head (log pi) and a value head V on a shared torso make Q = V + tau (log pi + log n), tau the temperature, n
 the number of actions. `--method q` minimises the squared error of Q(s, a) with scaled gradients, `--method pg` is A2C
-with a KL penalty: over actions drawn from pi their expected gradients are equal, so with the same seed the two should
-learn alike. They differ in `loss_q` and `loss_pg` only. Rewards are clipped to [-1, 1]: tau is in their units.
+with a KL penalty: over actions drawn from pi their expected gradients are equal. For one action drawn they are not, and
+clipping and RMSprop are not linear, so the two learn alike on average at best. They differ in `loss_q` and `loss_pg`
+only. Rewards are clipped to [-1, 1]: tau is in their units.
 
 The mean-expansion layer is left out: on this Q it would change V only, since softmax(Q / tau) stays as it is, and V has
 a head of its own.
@@ -114,7 +115,7 @@ class QNetwork(nn.Module):
     """The network of Mnih et al. 2015 with two heads: observations (B, 4, 84, 84) uint8 to action-values (B, n).
 
     Weights are LeCun normal, with standard deviation 1/sqrt(fan_in); biases 0.1, and 0 in the heads. Those of the
-    policy's head are a hundredth of that, so that pi is nearly uniform at first.
+    policy's head are a hundredth of that, so that pi is nearly uniform at first: a choice of ours.
     """
 
     def __init__(self, num_actions: int, temperature: float):

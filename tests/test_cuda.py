@@ -126,6 +126,32 @@ def test_too_large_for_the_gpu(script):
         script.ReplayBuffer(10**9, 1, CUDA)
 
 
+def test_a_graph_reads_the_learning_rate_anew():
+    """Online soft Q-learning lowers it: at 0 the graph's replay leaves the parameters, at another rate it does not."""
+    script = load("related/softq_online_minatar")
+    torch.manual_seed(0)
+    network = script.QNetwork(4, 3, 0.05).to(CUDA)
+    rate = torch.tensor(7e-4, device=CUDA)
+    optimizer = torch.optim.RMSprop(network.parameters(), lr=rate, alpha=0.99, eps=1e-5, capturable=True)
+    args = script.Args(num_steps=2)
+    learn = script.capture(partial(learn_online, script, network, optimizer, args), optimizer)
+    obs = torch.rand(3, 4, 10, 10, 4, device=CUDA) < 0.3
+    none = torch.zeros(2, 4, device=CUDA)
+    rollout = (obs[:2], torch.randint(3, (2, 4), device=CUDA), torch.randn(2, 4, device=CUDA), obs[1:], none, none)
+    outputs = [learn(*rollout) for _ in range(6)]
+    assert outputs[4][0] is outputs[5][0], "a graph is used"
+    for value in (0.0, 7e-4):
+        before = torch.nn.utils.parameters_to_vector(network.parameters()).detach().clone()
+        rate.fill_(value)
+        learn(*rollout)
+        after = torch.nn.utils.parameters_to_vector(network.parameters())
+        assert torch.equal(before, after) == (value == 0)
+
+
+def learn_online(script, network, optimizer, args, *rollout):
+    return script.update(network, optimizer, args, script.Rollout(*rollout))
+
+
 def test_periods_of_eaudeqn_between_replays():
     """Selection and pruning between the graph's replays are those of plain calls, and change no tensor's place."""
     torch.backends.cudnn.deterministic = True

@@ -2,6 +2,7 @@
 
 import copy
 import csv
+import itertools
 import math
 from contextlib import nullcontext
 from types import SimpleNamespace
@@ -83,36 +84,44 @@ def test_soft_q_learning_is_a_policy_gradient(temperature, uniform, k):
 
 @pytest.mark.parametrize("name", ["softq_online_minatar", "softq_online_atari"])
 def test_both_updates_have_the_same_expected_gradient(name):
-    """The real `update` on a rollout of one step, once for every action that could have been drawn."""
+    """The real `update` on a rollout of two steps of two environments, once for each of the 81 choices of its four
+    actions: summed with their probabilities the steps are equal; with equal weights those of the policy's head are
+    not."""
     script = load(f"related/{name}")
     torch.manual_seed(0)
     if name.endswith("minatar"):
         network = script.QNetwork(4, 3, 0.05)
-        obs = torch.rand(2, 1, 1, 10, 10, 4) < 0.3
+        obs = torch.rand(3, 2, 10, 10, 4) < 0.3
     else:
         network = script.QNetwork(3, 0.05)
-        obs = torch.randint(256, (2, 1, 1, 4, 84, 84), dtype=torch.uint8)
+        obs = torch.randint(256, (3, 2, 4, 84, 84), dtype=torch.uint8)
     with torch.no_grad():
-        network.logits.weight.mul_(500)  # pi is nearly uniform at first
+        network.logits.weight.mul_(4000)  # pi is nearly uniform at first
     before = copy.deepcopy(network.state_dict())
-    pi = network.heads(obs[0, 0])[1].exp().detach()[0]
-    assert pi.max() > 1.2 * pi.min()
-    expected = {}
+    v, log_pi = [head.detach() for head in network.heads(obs[:2].flatten(0, 1))]
+    pi = log_pi.exp()
+    assert (pi.max(1).values > 1.2 * pi.min(1).values).all()
+    q = network(obs[:2].flatten(0, 1)).detach()
+    torch.testing.assert_close((q / 0.05).log_softmax(1), log_pi)
+    torch.testing.assert_close(0.05 * ((q / 0.05).logsumexp(1) - math.log(3)), v)
+
+    drawn, uniform = {}, {}
     for method in ("q", "pg"):
-        args = script.Args(method=method, temperature=0.05, num_steps=1, max_grad_norm=1e9, gamma=0.9)
-        total = 0
-        for action in range(3):
+        args = script.Args(method=method, temperature=0.05, num_steps=2, max_grad_norm=1e9, gamma=0.9)
+        drawn[method], uniform[method] = 0, 0
+        for choice in itertools.product(range(3), repeat=4):
             network.load_state_dict(before)
             optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-            none = torch.zeros(1, 1)
-            reward = torch.tensor([[0.3 + 2.0 * action]])
-            rollout = script.Rollout(obs[0], torch.tensor([[action]]), reward, obs[1], none, none)
+            none = torch.zeros(2, 2)
+            actions = torch.tensor(choice).view(2, 2)
+            rollout = script.Rollout(obs[:2], actions, 0.3 + 2.0 * actions, obs[1:], none, none)
             script.update(network, optimizer, args, rollout)
             step = torch.cat([(before[key] - network.state_dict()[key]).flatten() for key in before])
-            total = total + pi[action] * step
-        expected[method] = total
-    assert expected["q"].norm() > 0.01
-    assert (expected["q"] - expected["pg"]).norm() < 1e-5 * expected["q"].norm()
+            drawn[method] += pi[range(4), choice].prod() * step
+            uniform[method] += (before["logits.weight"] - network.logits.weight.detach()) / 81
+    assert drawn["q"].norm() > 0.01
+    assert (drawn["q"] - drawn["pg"]).norm() < 1e-5 * drawn["q"].norm()
+    assert (uniform["q"] - uniform["pg"]).norm() > 0.1 * uniform["q"].norm()
 
 
 def test_the_two_losses_differ_for_a_single_action():
@@ -447,6 +456,17 @@ def test_temperature_zero_is_dqn(k, tmp_path):
     assert evaluations(run_folders(plain)[0]) == evaluations(run_folders(soft)[0])
 
 
+def test_temperature_zero_is_dqn_on_atari(tmp_path):
+    """200 steps, of which 136 are learned from, bit for bit, with an evaluation."""
+    plain, soft = new_folders(tmp_path, "plain", "soft")
+    flags = f"{TINY} --env-id ALE/Pong-v5 --total-timesteps 200 --save-model --target-network-frequency 40 --no-cuda"
+    flags = f"{flags.replace('--eval-frequency 0', '--eval-frequency 100')} --eval-steps 100 --eval-envs 2"
+    run_here("dqn_atari_mexp", flags, cwd=plain)
+    run_here("related/softq_atari", f"{flags} --mean-scaling-coefficient None --temperature 0", cwd=soft)
+    assert_same_weights(run_folders(plain)[0], run_folders(soft)[0])
+    assert evaluations(run_folders(plain)[0]) == evaluations(run_folders(soft)[0])
+
+
 def test_every_rollout_is_learned_from(tmp_path):
     """A run of one rollout learns; the learning rate falls from its full value and is not 0 at the last."""
     run_here("related/softq_online_minatar", "--total-timesteps 80 --eval-frequency 0 --save-model", cwd=tmp_path)
@@ -524,6 +544,28 @@ def test_training_by_the_boltzmann_policy_on_atari(tmp_path):
     assert torch.equal(buffer_actions("--policy boltzmann --temperature 1e-6", cold), greedy)
     hot = buffer_actions("--policy boltzmann --temperature 1e3 --start-e 0 --end-e 0", hot)
     assert hot.bincount(minlength=6).min() > 5 and greedy.bincount().max() > 50, "uniform, and not"
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_boltzmann_probabilities(games, tmp_path):
+    """A copy of the script whose softmax(q / 0.2) is 0.6, 0.3 and 0.1, and next to nothing for other actions."""
+    line = "    # TRY NOT TO MODIFY: start the game\n"
+    always = "    q_network.output.weight.data.zero_()\n"
+    always += "    q_network.output.bias.data.fill_(-9.0)\n"
+    always += "    q_network.output.bias.data[:3] = 0.2 * torch.tensor([0.6, 0.3, 0.1]).log()\n"
+    name = fork(tmp_path / "pi.py", (line, always + line), name=f"related/softq_{games}")
+    env_id = "Breakout" if games == "minatar" else "ALE/Pong-v5"
+    flags = f"--env-id {env_id} --total-timesteps 2400 --learning-starts 2400 --buffer-size 2400 --num-envs 4"
+    run_here(
+        name,
+        f"{flags} --eval-frequency 0 --no-cuda --policy boltzmann --temperature 0.2 --checkpoint-frequency 2000",
+        cwd=tmp_path,
+        stop_at=2004,
+    )
+    (folder,) = run_folders(tmp_path)
+    actions = torch.load(folder / "checkpoint.pt", weights_only=True)["stateful"]["buffer"]["actions"].flatten()[:2000]
+    frequencies = actions.bincount() / len(actions)
+    torch.testing.assert_close(frequencies, torch.tensor([0.6, 0.3, 0.1]), rtol=0, atol=0.045)
 
 
 @pytest.mark.parametrize("games", ["minatar", "atari"])

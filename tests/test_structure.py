@@ -219,8 +219,8 @@ BASES = {  # a related script: what it is a copy of, the definitions that are it
     "nature_dqn_minatar": ("minatar_mexp", {"Args", "RMSprop", "update"}, 0),
     "softq_atari": ("dqn_atari_mexp", SOFT, 5),
     "softq_minatar": ("minatar_mexp", SOFT, 5),
-    "softq_online_atari": ("dqn_atari_mexp", ONLINE, 60),
-    "softq_online_minatar": ("minatar_mexp", ONLINE, 40),
+    "softq_online_atari": ("dqn_atari_mexp", ONLINE, 48),
+    "softq_online_minatar": ("minatar_mexp", ONLINE, 25),
 }
 
 
