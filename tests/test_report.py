@@ -391,6 +391,78 @@ def test_committed_evidence(folder, tmp_path, make_report, monkeypatch):
     assert sorted(path.name for path in committed.iterdir()) == sorted([*names, *pictures]), "nothing stale"
 
 
+def table_of(path, columns):
+    """The rows of the page's table whose header begins with these columns, as lists of cells."""
+    page = (ROOT / path).read_text()
+    (rows,) = re.findall(rf"^\| {re.escape(columns)}.*\n\| -.*\n((?:\|.*\n)+)", page, flags=re.MULTILINE)
+    return [[cell.strip() for cell in row.strip("| ").split(" | ")] for row in rows.splitlines()]
+
+
+def says(cell, values):
+    """Whether the numbers of a cell are these values, rounded to as many digits after the point as it has."""
+    numbers = re.findall(r"-?\d[\d.]*", cell)
+    halves = [0.5 * 10.0 ** -len(number.partition(".")[2]) for number in numbers]  # of the last digit
+    return all(
+        abs(float(number) - value) < half + 1e-9 for number, value, half in zip(numbers, values, halves, strict=True)
+    )
+
+
+def says_ranges(cells, row, names):
+    """Whether the cells hold these columns of a row of games.csv: mean (low to high)."""
+    columns = [(name, f"{name}_low", f"{name}_high") for name in names]
+    return [says(cell, row[list(three)]) for cell, three in zip(cells, columns, strict=True)]
+
+
+def test_tables_of_the_minatar_page():
+    names = ["final_score", "auc", "overestimation", "action_gap"]
+    table = pd.read_csv(ROOT / "docs/minatar/report/games.csv")
+    rows = {(row["game"].split("/")[1].split("-")[0], row["agent"]): row for _, row in table.iterrows()}
+    page = table_of("docs/minatar/README.md", "game | agent | seeds")
+    assert len(page) == len(rows)
+    for game, agent, seeds, *cells in page:
+        assert seeds == str(rows[game, agent]["runs"])
+        assert all(says_ranges(cells, rows[game, agent], names)), (game, agent)
+    for game, _, *cells in table_of("README.md", "game | n | DQN"):
+        for cell, agent in zip(cells, ("DQN", "IB-DQN(n)"), strict=True):
+            assert all(says_ranges([cell], rows[game.replace(" ", ""), agent], ["final_score"])), (game, agent)
+
+
+@pytest.mark.parametrize("path", ["docs/minatar/README.md", "docs/evidence.md"])
+def test_tables_of_scores_relative_to_dqn(path):
+    table = pd.read_csv(ROOT / "docs/minatar/report/relative.csv").set_index(["agent", "measure"])
+    for agent, runs, *cells in table_of(path, "agent | runs a game"):
+        for cell, measure in zip(cells, ("final_score", "auc", "overestimation"), strict=True):
+            row = table.loc[(agent, measure)]
+            assert runs == str(row["runs"])
+            assert says(cell, [row["mean"], row["mean low"], row["mean high"]]), (agent, measure)
+
+
+def test_table_of_the_lunarlander_page():
+    names = ["final_score", "auc", "overestimation", "action_gap", "q_norm", "z_norm"]
+    rows = pd.read_csv(ROOT / "docs/lunarlander/report/games.csv").set_index("agent")
+    page = table_of("docs/lunarlander/README.md", "k | seeds")
+    assert len(page) == len(rows)
+    for k, seeds, *cells in page:
+        of_n = {"0": "DQN", "4": "IB-DQN(n)", "8": "IB-DQN(2n)", "16": "IB-DQN(4n)", "32": "IB-DQN(8n)"}
+        row = rows.loc[of_n.get(k, f"IB-DQN({k})")]
+        assert seeds == str(row["runs"]) and all(says_ranges(cells, row, names)), k
+
+
+def test_table_of_the_atari_page():
+    runs = {}
+    for path in (ROOT / "docs/atari/ALE").glob("*/eval.csv"):
+        _, agent, seed, _ = path.parent.name.split("__")
+        runs[{"dqn_atari": "DQN", "dqn_atari_mexp": "IB-DQN(n)"}[agent], seed] = pd.read_csv(path)
+    _, *page = table_of("docs/atari/README.md", "at 600,000 steps")
+    assert len(page) == len(runs)
+    for agent, seed, episodes, *cells in page:
+        run = runs[agent, seed]
+        last = run.iloc[-1]
+        assert (last["step"], len(run), str(int(last["episodes"]))) == (600_000, 12, episodes)
+        values = [last["score_mean"], last["score_std"], run["score_mean"].mean(), last["overestimation"]]
+        assert all(says(cell, [value]) for cell, value in zip(cells, values, strict=True)), (agent, seed)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("folder", ["lunarlander", "gpu", "minatar"])
 def test_programs_of_pages(folder):

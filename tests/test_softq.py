@@ -368,12 +368,14 @@ def test_evaluation_measures_the_policy(games):
     """The mean of `policy_metrics` over the steps, here of two episodes of two steps with one set of values."""
     script = load(f"related/softq_{games}")
     envs, length = (Stepped, {"eval_episodes": 2}) if games == "minatar" else (ScriptedEnvs, {"eval_steps": 1})
-    args = script.Args(temperature=0.1, entropy_form="entropy", **length)
+    args = script.Args(temperature=0.1, entropy_form="entropy", mean_scaling_coefficient=3.0, **length)
     values = np.tile(np.array([0.3, 0.1, -0.2], np.float32), (2, 1))
     metrics, *_ = script.evaluate(envs([[[0, 0]]] * 2), lambda obs: values, args, 0)
     assert metrics["episodes"] == 2
     for name, expected in script.policy_metrics(values[:1], 0.1, "entropy").items():
         assert metrics[name] == pytest.approx(expected[0])
+    assert metrics["q_norm"] == pytest.approx((0.09 + 0.01 + 0.04) ** 0.5)
+    assert metrics["z_norm"] == pytest.approx((0.25**2 + 0.05**2 + 0.25**2) ** 0.5)  # q less 3/4 of its mean, 0.2 / 3
 
 
 def test_rollouts():
