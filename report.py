@@ -271,6 +271,8 @@ def name_isdqn(args: dict) -> str:
         name = f"iS-DQN K={num_iterations}"
     if not args.get("layer_norm", True):
         name += " without LayerNorm"
+    if args.get("eval_head") == "random":
+        name += " (random head)"
     return name
 
 

@@ -96,7 +96,7 @@ class Args:
     buffer_size: int = 1_000_000  # transitions in the replay memory (Mnih et al. 2015)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
     gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
-    target_network_frequency: int = 8_000  # agent steps between shifts, in whole updates (Vincent et al. 2025)
+    target_network_frequency: int = 8_000  # agent steps between shifts, rounded down to updates (Vincent et al. 2025)
     batch_size: int = 32  # transitions of one gradient step (Mnih et al. 2015)
     start_e: float = 1.0  # the starting epsilon for exploration (Mnih et al. 2015)
     end_e: float = 0.01  # the ending epsilon for exploration (Hessel et al. 2018)
@@ -765,6 +765,17 @@ def check_args(args: Args) -> None:
         fail(f"--save-best needs evaluation phases: --eval-frequency must be 1 to {args.total_timesteps}, the steps")
     if args.target_network and args.num_iterations != 1:
         fail(f"--target-network learns one Bellman update, not {args.num_iterations}: add --num-iterations 1")
+    if args.target_network_frequency < args.train_frequency:
+        fail(
+            f"--target-network-frequency {args.target_network_frequency} must be at least --train-frequency "
+            f"{args.train_frequency}: its period is counted in updates"
+        )
+    learning_steps = args.total_timesteps - args.learning_starts
+    if args.eval_only is None and args.num_iterations > 0 and learning_steps < args.target_network_frequency:
+        print(
+            "warning: no --target-network-frequency period ends after --learning-starts: "
+            "all that is learned is learned from a network, or a head, that has learned nothing"
+        )
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs the package wandb; `pip install wandb` brings it")
 
@@ -1141,7 +1152,7 @@ if __name__ == "__main__":
 
     # TRY NOT TO MODIFY: start the game
     # Counted in updates, rounded down, at least one: the same with any number of environments
-    updates_between_shifts = max(args.target_network_frequency // args.train_frequency, 1)
+    updates_between_shifts = args.target_network_frequency // args.train_frequency
     every_env = np.arange(args.num_envs)
     obs = envs.reset(rng.integers(2**31, size=args.num_envs))
     done = np.ones(args.num_envs, bool)  # `obs` begins an episode

@@ -152,6 +152,26 @@ def learn_online(script, network, optimizer, args, *rollout):
     return script.update(network, optimizer, args, script.Rollout(*rollout))
 
 
+def test_replays_draw_new_heads():
+    """iS-DQN acts by a random online head, also in a graph: each about a third of the time, and never the target's."""
+    script = load("related/isdqn_minatar")
+    torch.manual_seed(0)
+    network = script.QNetwork(4, 3, 4, True, 0.0).to(CUDA)
+    obs = (torch.rand(1, 10, 10, 4, device=CUDA) < 0.3).repeat(3000, 1, 1, 1)
+    with torch.no_grad():
+        values = network(obs[:1])[0]
+    act = script.capture(partial(script.action_values, network, "random"))
+    draws = []
+    for _ in range(8):  # three real calls, and five of the graph
+        drawn = act(obs)
+        which = (drawn[:, None] - values[None]).abs().amax(2).argmin(1)
+        counts = torch.bincount(which, minlength=4).tolist()
+        assert counts[0] == 0 and min(counts[1:]) > 900  # 1,000 expected, the standard deviation is 26
+        draws.append((drawn, which))
+    assert draws[6][0] is draws[7][0], "a graph is used"
+    assert not any(torch.equal(one, other) for (_, one), (_, other) in zip(draws, draws[1:], strict=False))
+
+
 def test_periods_of_eaudeqn_between_replays():
     """Selection and pruning between the graph's replays are those of plain calls, and change no tensor's place."""
     torch.backends.cudnn.deterministic = True
@@ -167,10 +187,16 @@ def test_periods_of_eaudeqn_between_replays():
         learn = partial(learn_eaudeqn, script, q_networks, target, optimizer, args)
         learn = script.capture(learn, optimizer) if graphs else learn
         buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(1)
+        outputs, places = [], []
         for step in range(1, 31):
-            learn(*buffer.sample(32, rng, CUDA))
+            outputs.append(learn(*buffer.sample(32, rng, CUDA)))
+            moments = [moment for state in optimizer.state.values() for moment in state.values()]
+            tensors = [*q_networks.parameters.values(), *q_networks.masks.values(), *target.parameters(), *moments]
+            places.append([tensor.data_ptr() for tensor in (*tensors, q_networks.losses)])
             if step % 10 == 0:
                 script.end_period(q_networks, target, optimizer, args, rng, 3_000 * step)
+        assert all(place == places[0] for place in places)
+        assert (outputs[28][0] is outputs[29][0]) is graphs
         results.append((q_networks, target))
     (plain, _), (graphed, _) = results
     assert plain.sparsities == graphed.sparsities and max(plain.sparsities) > 0.2
@@ -216,7 +242,15 @@ def test_whole_runs_with_and_without_graphs(name, tmp_path):
 
 @pytest.mark.parametrize("first_device", ["cuda", "cpu"])
 @pytest.mark.parametrize(
-    "name", ["dqn_atari_mexp", "iqn_atari", "minatar_mexp", "related/eaudeqn_minatar", "related/softq_online_minatar"]
+    "name",
+    [
+        "dqn_atari_mexp",
+        "iqn_atari",
+        "minatar_mexp",
+        "related/eaudeqn_minatar",
+        "related/isdqn_minatar",
+        "related/softq_online_minatar",
+    ],
 )
 def test_killed_and_resumed(name, first_device, tmp_path):
     """A run goes on from its checkpoint, on the GPU as one that was never killed there, and one of a CPU too, with its

@@ -26,6 +26,7 @@ from test_update import batch_with_all_kinds
 ATARI, MINATAR = "related/isdqn_atari", "related/isdqn_minatar"
 minatar = load(MINATAR)
 GAMMA, LR = 0.99, 1e-3
+TARGET = "--num-iterations 1 --target-network"
 
 
 @pytest.fixture(params=[ATARI, MINATAR])
@@ -86,7 +87,7 @@ def test_layer_normalisation_is_over_the_channels_of_each_pixel(script):
         torch.testing.assert_close(y[b, :, i, j], by_hand, rtol=1e-12, atol=1e-12)
 
 
-def values_by_hand(script, weights, obs, num_heads, k):
+def values_by_hand(script, weights, obs, num_heads, k, layer_norm):
     """The values (B, H, n) in float64, from the weights and the paper's layers; SAME padding written out."""
     x = obs.double() / 255 if on_atari(script) else obs.double().permute(0, 3, 1, 2)
     names = [name.removesuffix(".weight") for name in weights if name.endswith("weight")]
@@ -108,19 +109,21 @@ def values_by_hand(script, weights, obs, num_heads, k):
             normal = (last - last.mean(-1, keepdim=True)) / (last.var(-1, correction=0, keepdim=True) + 1e-6).sqrt()
             last = normal * weight + bias
             x = last.permute(0, 3, 1, 2) if x.ndim == 4 else last
+        if weight.ndim == 1 or not layer_norm:
             x = x.relu()
     z = F.linear(x, weights["output.weight"], weights["output.bias"]).view(len(x), num_heads, -1)
     return z + k * z.mean(2, keepdim=True)
 
 
+@pytest.mark.parametrize("layer_norm", [True, False])
 @pytest.mark.parametrize("num_heads,k", [(1, 0.0), (10, 6.0)])
-def test_values_are_the_formulas(script, num_heads, k):
-    network = make_network(script, num_heads, k)
+def test_values_are_the_formulas(script, num_heads, k, layer_norm):
+    network = make_network(script, num_heads, k, layer_norm)
     weights = {name: weight.double() for name, weight in network.state_dict().items()}
     obs = batch_of(script).obs
     q = network(obs)
     assert q.shape == (16, num_heads, 6) and q.dtype == torch.float32
-    by_hand = values_by_hand(script, weights, obs, num_heads, k)
+    by_hand = values_by_hand(script, weights, obs, num_heads, k, layer_norm)
     torch.testing.assert_close(q.double(), by_hand, rtol=1e-4, atol=1e-4)
 
 
@@ -143,6 +146,8 @@ def test_without_layer_normalisation(script):
     with_it = {name for name, _ in make_network(script, 3).named_parameters()}
     layers = 4 if on_atari(script) else 2
     assert names < with_it and len(with_it - names) == 2 * layers
+    norms = [layer for layer in make_network(script, 3).modules() if isinstance(layer, nn.LayerNorm)]
+    assert [layer.eps for layer in norms] == [1e-6] * layers
 
 
 def test_initialisation(script):
@@ -164,6 +169,10 @@ def test_memory(script):
     sizes = [sum(parameter.numel() for parameter in make_network(script, heads).parameters()) for heads in (1, 2, 10)]
     assert sizes[0] < sizes[1] < sizes[2] < 2 * sizes[0]
     assert sizes[2] - sizes[0] == 9 * 6 * ((512 if on_atari(script) else 128) + 1)
+    num_actions, in_docs = (18, (4_137_108, 8_108_004)) if on_atari(script) else (3, (135_950, 264_934))
+    networks = [make_network(script, heads, num_actions=num_actions) for heads in (10, 1)]
+    sizes = [sum(parameter.numel() for parameter in network.parameters()) for network in networks]
+    assert (sizes[0], 2 * sizes[1]) == in_docs
 
 
 @pytest.mark.parametrize("k", [0.0, 6.0])
@@ -203,6 +212,20 @@ def test_the_random_head_is_uniform():
     torch.testing.assert_close(drawn, values[which])
     counts = torch.bincount(which, minlength=4)
     assert counts[0] == 0 and (counts[1:] > 900).all()  # 1,000 expected, the standard deviation is 26
+
+
+def test_the_head_is_drawn_on_the_device(script, monkeypatch):
+    """And nothing is read back: a tensor of the device `meta` has no numbers."""
+    devices, randint = [], torch.randint
+
+    def watched(*args, **kwargs):
+        drawn = randint(*args, **kwargs)
+        devices.append(drawn.device.type)
+        return drawn
+
+    monkeypatch.setattr(torch, "randint", watched)
+    values = script.action_values(make_network(script, 4).to("meta"), "random", batch_of(script).obs.to("meta"))
+    assert values.device.type == "meta" and devices == ["meta"]
 
 
 # UPDATE
@@ -316,9 +339,9 @@ def test_no_gradient_through_targets():
 # SHIFT
 
 
-def test_shift_of_a_matrix_by_hand():
+def test_shift_of_a_matrix_by_hand(script):
     """Heads of two actions; each takes over the next one's rows, the last keeps its own; the storage stays."""
-    network = minatar.QNetwork(4, 2, 3, True, 0.0)
+    network = make_network(script, 3, num_actions=2)
     rows = torch.tensor([[1.0], [2.0], [3.0], [4.0], [5.0], [6.0]])
     network.output.weight.data[:] = rows
     network.output.bias.data[:] = 10 * rows[:, 0]
@@ -347,13 +370,13 @@ def test_shift_leaves_adams_moments(script):
 
 
 @pytest.mark.parametrize("k", [1.0, 6.0])
-def test_the_layer_commutes_with_the_shift(k):
+def test_the_layer_commutes_with_the_shift(script, k):
     """To fold the layer away and then shift gives the same values as to shift under the layer."""
-    network, folded = make_network(minatar, 5, k).double(), make_network(minatar, 5, 0.0).double()
+    network, folded = make_network(script, 5, k).double(), make_network(script, 5, 0.0).double()
     folded.load_state_dict(network.folded_state_dict())
     network.shift()
     folded.shift()
-    features = torch.randn(9, 128).double()
+    features = torch.randn(9, network.output.in_features).double()
     values = [each.mean_expansion(each.output(features).unflatten(1, (5, -1))) for each in (network, folded)]
     torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
 
@@ -386,6 +409,19 @@ def test_one_iteration_after_a_shift_is_a_frozen_last_layer(script):
 # WHOLE RUNS
 
 
+@pytest.mark.parametrize("name", [ATARI, MINATAR])
+@pytest.mark.parametrize("flags,own", [("--num-iterations 0", True), ("--num-iterations 2", True), (TARGET, False)])
+def test_whose_targets_in_a_run(name, flags, own, tmp_path):
+    """A copy of the script writes down which network gives the targets: the one that learns, or another."""
+    line = "        next_values = target_heads(target_network(batch.next_obs)).amax(2)\n"
+    seen = '        open("targets.txt", "a").write(f"{target_network is q_network}\\n")\n'
+    forked = fork(tmp_path / "targets.py", (line, seen + line), name=name)
+    tiny = "--batch-size 4 --learning-starts 64 --buffer-size 400 --total-timesteps 80 --eval-frequency 0 --no-cuda"
+    warned = "warning: no --target-network-frequency period ends" in run_here(forked, tiny, flags, cwd=tmp_path).stdout
+    assert set((tmp_path / "targets.txt").read_text().split()) == {str(own)}
+    assert warned is (flags != "--num-iterations 0")
+
+
 def final_heads(folder, num_heads):
     weight = torch.load(folder / "model.pt", weights_only=True)["output.weight"]
     return weight.view(num_heads, -1, weight.shape[1])
@@ -401,8 +437,15 @@ def test_atari_shifts_too(tmp_path):
         cwd = tmp_path / str(total)
         cwd.mkdir()
         run_here(ATARI, flags, f"--eval-frequency 0 --total-timesteps {total} --save-model", cwd=cwd)
-        heads = final_heads(run_folders(cwd)[0], 3)
+        (folder,) = run_folders(cwd)
+        heads = final_heads(folder, 3)
         assert torch.equal(heads[0], made[0]) is not shifted and not torch.equal(heads[1], made[1])
+    logged = scalars(folder)
+    tags = {tag for tag, *_ in logged if tag.startswith("heads/")}
+    assert tags == {"heads/loss_1", "heads/loss_2", "heads/distance_0_1", "heads/distance_1_2"}
+    parameters = sum(parameter.numel() for parameter in script.QNetwork(18, 3, True, 0.0).parameters())
+    assert logged_at(logged, "charts/parameters", 0) == parameters
+    assert logged_at(logged, "charts/parameter_bytes", 0) == 4 * parameters
 
 
 @pytest.mark.parametrize("num_envs,total_before,total_after", [(1, 459, 460), (3, 459, 460), (16, 432, 448)])
@@ -421,17 +464,27 @@ def test_the_shift_counts_updates(num_envs, total_before, total_after, tmp_path)
         assert not torch.equal(heads[1], made[1])
 
 
-def test_the_target_network_of_a_run(tmp_path):
-    """It is copied in the place of the shift; of the checkpoint at step 460, right after the 100th update, it is the
-    network itself, and of that at step 456 the network as it was made."""
+def test_the_target_network_of_a_run(script, tmp_path):
+    """It is copied in the place of the shift; of a checkpoint right after the last update of a period (MinAtar: the
+    100th, at step 460; Atari: the fourth, at 77) it is the network itself, and of one before it the network as it was
+    made."""
     torch.manual_seed(1)
-    made = minatar.QNetwork(4, 3, 1, True, 0.0).state_dict()
-    flags = f"{SHORT} --train-frequency 4 --target-network-frequency 400 --num-iterations 1 --target-network"
-    flags += " --eval-frequency 0 --total-timesteps 900"
-    for frequency, copied in ((456, False), (460, True)):
+    channels = (18,) if on_atari(script) else (4, 3)
+    made = script.QNetwork(*channels, 1, True, 0.0).state_dict()
+    flags = f"{SHORT} --train-frequency 4 --target-network-frequency 400"
+    before, after, path = 456, 460, MINATAR
+    if on_atari(script):
+        flags = "--batch-size 4 --learning-starts 64 --buffer-size 400 --target-network-frequency 16"
+        before, after, path = 76, 77, ATARI
+    for frequency, copied in ((before, False), (after, True)):
         cwd = tmp_path / str(frequency)
         cwd.mkdir()
-        run_here(MINATAR, flags, f"--checkpoint-frequency {frequency}", cwd=cwd, stop_at=470)
+        run_here(
+            path,
+            f"{flags} {TARGET} --eval-frequency 0 --total-timesteps 900 --checkpoint-frequency {frequency}",
+            cwd=cwd,
+            stop_at=after + 5,
+        )
         checkpoint = torch.load(run_folders(cwd)[0] / "checkpoint.pt", weights_only=True)["stateful"]
         for name, weight in checkpoint["target_network"].items():
             assert torch.equal(weight, checkpoint["q_network"][name] if copied else made[name])
@@ -522,9 +575,6 @@ def test_flags_reach_the_network(tmp_path):
     assert "was trained with --num-iterations 9 --no-layer-norm; add that" in line
 
 
-TARGET = "--num-iterations 1 --target-network"
-
-
 def test_model_of_a_target_network(tmp_path):
     run_here(MINATAR, f"{SHORT} --eval-frequency 0 --total-timesteps 64 {TARGET} --save-model", cwd=tmp_path)
     (folder,) = run_folders(tmp_path)
@@ -576,6 +626,7 @@ def test_evaluation_heads(tmp_path):
         ("--target-network --num-iterations 0", "not 0: add --num-iterations 1"),
         ("--mean-scaling-coefficient -1", "--mean-scaling-coefficient -1.0 must be"),
         ("--target-network-frequency 0", "--target-network-frequency 0 must be at least 1"),
+        ("--target-network-frequency 3", "--target-network-frequency 3 must be at least --train-frequency 4"),
     ],
 )
 def test_bad_flags(script, flags, words, tmp_path):

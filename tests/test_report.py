@@ -290,6 +290,7 @@ def test_names_of_sparse_agents():
         ({"num_iterations": 0}, "Target-free DQN"),
         ({"num_iterations": 0, "layer_norm": False}, "Target-free DQN without LayerNorm"),
         ({"num_iterations": 1, "target_network": True}, "Target-based DQN"),
+        ({"num_iterations": 4, "eval_head": "random"}, "iS-DQN K=4 (random head)"),
     ],
 )
 def test_names_of_isdqn(args, agent):
