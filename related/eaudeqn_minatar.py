@@ -24,10 +24,13 @@ one selected last: it is what is evaluated and saved. `--method polyprune --num-
 schedule instead, `--method dense --num-networks 1` never does, which is DQN with a mean squared loss. The layer has no
 weights: it is never pruned and never counted.
 
-The authors' training code is not public; the constants are those of their published configuration. Reconstructed and
-not read are the formula of new sparsities, from the names of these constants (`next_sparsities`); how the network that
-acts is drawn, from the same authors' AdaDQN (`acting_probabilities`); and what the slots are: the first keeps its
-network, each of the others draws a sparsity of its own.
+The authors' training code is not public; `--num-networks`, `--max-exponent` and `--max-speed` are those of their
+published configuration. Reconstructed and not read are the formula of new sparsities with the uniform draw of u, from
+the names of these constants (`next_sparsities`, `end_period`); how the network that acts is drawn, from the same
+authors' AdaDQN (`acting_probabilities`); and what the slots are: the first keeps its network, each of the others draws
+a sparsity of its own. Chosen by us, where nothing could be read: the networks start apart, and the first target network
+is a copy of the first; numbers of pruned weights are rounded, and never all; Adam's epsilon is DQN's; only eaudeqn
+resets Adam; the target network is what is evaluated.
 Games, schedule and network, but for the width of its dense layer, are those of `minatar_mexp.py`, not the paper's.
 
 Usage: python related/eaudeqn_minatar.py --env-id MinAtar/Breakout-v1
@@ -99,7 +102,7 @@ class Args:
     method: Literal["eaudeqn", "polyprune", "dense"] = "eaudeqn"  # how the network is pruned; dense is not at all
     num_networks: int = 5  # online networks (Vincent et al. 2025); polyprune and dense have 1
     width: int = 128  # units of the dense layer (Young & Tian 2019)
-    max_exponent: float = 3.0  # u, which speeds up pruning, is drawn from 0 to this (their max_noise); eaudeqn only
+    max_exponent: float = 3.0  # u is drawn uniformly from 0 to this (reconstructed; max_noise in Vincent et al. 2025)
     max_speed: float = 0.01  # the most that sparsity grows in a period (Vincent et al. 2025); eaudeqn only
     final_sparsity: float = 0.95  # of the schedule (Vincent et al. 2025); polyprune only
     prune_frequency: int = 4_000  # agent steps between prunings (Vincent et al. 2025); polyprune only
@@ -288,7 +291,8 @@ def check_stack(q_networks: QNetworks, networks: list[QNetwork], obs: torch.Tens
 
 
 def num_pruned(sparsity: float, size: int) -> int:
-    """How many weights of a tensor of `size` weights are pruned: the nearest whole number, but never all."""
+    """How many weights of a tensor of `size` weights are pruned: the nearest whole number (of a half the even one), but
+    never all."""
     return min(round(sparsity * size), size - 1)
 
 
@@ -379,7 +383,8 @@ def due(step: int, num_envs: int, frequency: int) -> int:
 
 @torch.no_grad()
 def action_values(q_network: nn.Module, obs: torch.Tensor) -> torch.Tensor:
-    """The values (B, n) float32 that choose actions, of observations as the network takes them."""
+    """The values that choose actions, of observations as the network takes them: (B, n) float32, of a stack of networks
+    (N, B, n)."""
     return q_network(obs)
 
 
@@ -845,7 +850,7 @@ NETWORK_FLAGS = ("env_id", "gamma", "width")  # besides k, what `--eval-only` mu
 
 
 def check_args(args: Args) -> None:
-    """Refuse values that cannot work."""
+    """Refuse values that cannot work, and warn of those that would learn or prune nothing."""
     bounds = BOUNDS | {
         "buffer_size": (8 * args.num_envs, math.inf),
         "batch_size": (1, args.buffer_size),

@@ -748,7 +748,7 @@ NETWORK_FLAGS = ("env_id", "gamma", "num_iterations", "layer_norm", "target_netw
 
 
 def check_args(args: Args) -> None:
-    """Refuse values that cannot work."""
+    """Refuse values that cannot work, and warn of those that would learn nothing."""
     bounds = BOUNDS | {
         "buffer_size": (8 * args.num_envs, math.inf),
         "batch_size": (1, args.buffer_size),

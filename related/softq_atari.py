@@ -740,7 +740,7 @@ NETWORK_FLAGS = ("env_id", "gamma", "temperature", "entropy_form")  # besides k,
 
 
 def check_args(args: Args) -> None:
-    """Refuse values that cannot work."""
+    """Refuse values that cannot work, and warn of those that do not belong together."""
     bounds = BOUNDS | {
         "buffer_size": (8 * args.num_envs, math.inf),
         "batch_size": (1, args.buffer_size),

@@ -96,7 +96,7 @@ OWN_OF_THE_AGENT = {
     "iS-DQN": {"check_args"},  # --target-network
     "Soft DQN": {"evaluate", "check_args"},  # columns of the policy
     "Online soft DQN": {"evaluate", "check_args", "log_training"},  # acts by the policy and has no epsilon
-    "Eau De DQN": {"check_args"},  # how many networks a method has
+    "Eau De DQN": {"check_args", "action_values"},  # how many networks a method has; values of all of them
 }
 
 # What single scripts have of their own besides

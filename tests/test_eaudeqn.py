@@ -84,7 +84,7 @@ def test_numbers_of_pruned_weights(script, sparsity):
                 assert torch.equal(after, before[name])
                 continue
             size = after.numel()
-            count = min(math.floor(asked * size + 0.5), size - 1)
+            count = min(round(asked * size), size - 1)
             mask = q_networks.masks[name][i]
             assert int((mask == 0).sum()) == int((after == 0).sum()) == count, (name, asked)
             assert torch.equal(after, before[name] * mask) and set(mask.unique().tolist()) <= {0.0, 1.0}
@@ -449,9 +449,12 @@ def plain_update(network, target, optimizer, masks, batch):
     return loss.item()
 
 
-def test_five_stacked_networks_are_five_separate_ones(script, doubles):
-    """50 updates in float64, with a period that ends in the middle."""
-    updates, size = (50, 8) if script is minatar else (6, 2)
+@pytest.mark.parametrize(
+    "name,updates,size", [(MINATAR, 50, 8), (ATARI, 6, 2), pytest.param(ATARI, 50, 2, marks=pytest.mark.slow)]
+)
+def test_five_stacked_networks_are_five_separate_ones(name, updates, size, doubles):
+    """Updates in float64, with a period that ends in the middle."""
+    script = load(name)
     networks = [network.double() for network in make_networks(script)]
     target = copy.deepcopy(networks[0]).requires_grad_(False)
     separate = copy.deepcopy(networks)
@@ -628,6 +631,18 @@ def test_columns_and_logs(flags, tmp_path):
         }
 
 
+@pytest.mark.parametrize("method", ["eaudeqn", "polyprune --num-networks 1 --prune-frequency 50"])
+def test_periods_of_three_environments(method, tmp_path):
+    """Each ends at the first step that is counted at or after a multiple of its length."""
+    run_here(MINATAR, SHORT, f"--method {method} --num-envs 3 --horizon 2000", cwd=tmp_path)
+    logged = {(tag, step): value for tag, step, value in scalars(run_folders(tmp_path)[0])}
+    steps = sorted(step for tag, step in logged if tag == "networks/chosen")
+    assert steps == [102, 201, 300, 402, 501, 600, 702, 801, 900, 1002]
+    if method != "eaudeqn":
+        sparsities = [logged["networks/target_sparsity", step] for step in steps]
+        assert sparsities == pytest.approx([minatar.polyprune_sparsity(step / 2000, 0.95) for step in steps], abs=1e-6)
+
+
 def test_no_period_ends_before_something_was_learnt(tmp_path):
     """Learning may start at step 200, and the first update is at 208: the period that ends at 200 selects nothing."""
     run_here(MINATAR, SHORT, "--learning-starts 200 --train-frequency 16 --total-timesteps 400", cwd=tmp_path)
@@ -764,6 +779,7 @@ def test_sparse_export(tmp_path, monkeypatch):
         ("--method dense --num-networks 2", ["--num-networks 2", "--method dense", "needs --num-networks 1"]),
         ("--width 0", ["--width 0 must be at least 1"]),
         ("--max-exponent -1", ["--max-exponent -1.0 must be at least 1e-06"]),
+        ("--max-exponent 0", ["--max-exponent 0.0 must be at least 1e-06"]),
         ("--max-exponent nan", ["--max-exponent nan must be at least 1e-06"]),
         ("--max-speed 1.5", ["--max-speed 1.5 must be at least 1e-06 and at most 1"]),
         ("--max-speed 0", ["--max-speed 0.0 must be at least 1e-06"]),
@@ -848,17 +864,25 @@ def test_defaults():
 
 
 @pytest.mark.slow
-def test_learns_breakout(tmp_path):
+@pytest.mark.parametrize(
+    "flags,sparsity",
+    [
+        ("", 0.05),
+        ("--mean-scaling-coefficient None", 0.05),
+        ("--method polyprune --num-networks 1 --prune-frequency 1000", 0.94),
+    ],
+)
+def test_learns_breakout(flags, sparsity, tmp_path):
     """It beats the random policy's mean score by a factor of three, and gets sparse meanwhile."""
     envs, rng, scores = minatar.MinAtarEnvs("Breakout", 10), np.random.default_rng(0), []
     envs.reset(np.arange(10))
     for _ in range(1000):
         *_, done, info = envs.step(rng.integers(3, size=10))
         scores += info["score"][done].tolist()
-    flags = "--env-id Breakout --total-timesteps 40000 --eval-frequency 40000 --exploration-steps 20000"
-    run_here(MINATAR, flags, "--buffer-size 40000", cwd=tmp_path)
+    schedule = "--env-id Breakout --total-timesteps 40000 --eval-frequency 40000 --exploration-steps 20000"
+    run_here(MINATAR, schedule, f"--buffer-size 40000 {flags}", cwd=tmp_path)
     with open(run_folders(tmp_path)[0] / "eval.csv", newline="") as file:
         (row,) = csv.DictReader(file)
     print(f"{row['score_mean']}, random {np.mean(scores)}, sparsity {row['sparsity']}")  # shown when the test fails
     assert float(row["score_mean"]) > 3 * np.mean(scores)
-    assert float(row["sparsity"]) > 0.05
+    assert float(row["sparsity"]) > sparsity

@@ -23,7 +23,7 @@ VARIANTS = {  # flags that turn on what the default leaves out
     "dueling_atari": "--rdq-beta 0.001",
     "dueling_minatar": "--rdq-beta 0.001",
     "eaudeqn_atari": "--mean-scaling-coefficient None --width 32 --num-networks 3 --horizon 9000",
-    "eaudeqn_minatar": "--mean-scaling-coefficient None --width 32 --horizon 9000",
+    "eaudeqn_minatar": "--mean-scaling-coefficient None --width 32 --horizon 9000 --num-envs 3",
     "isdqn_atari": HEADS,
     "isdqn_minatar": HEADS,
     "nature_dqn_atari": "--mean-scaling-coefficient None",
@@ -80,9 +80,13 @@ def test_files(finished):
     assert columns.startswith(COLUMNS.removesuffix("wall_time")) and columns.endswith(",wall_time")
     with open(folder / "eval.csv", newline="") as file:
         rows = list(csv.DictReader(file))
-    assert [int(row["step"]) for row in rows] == [252 if "online" in name else 250]  # online there are 3 environments
+    assert [int(row["step"]) for row in rows] == [252 if "--num-envs 3" in VARIANTS[stem(name)] else 250]
     tags = {tag for tag, _, _ in scalars(folder)}
     assert tags >= {"eval/episodic_return", "eval/overestimation", "eval/action_gap", "eval/q_norm", "eval/z_norm"}
+    if "eaudeqn" in name:
+        assert columns.endswith(",sparsity,nonzero_weights,wall_time")
+        of_a_period = {"chosen", "target_sparsity", "target_nonzero_weights", "sparsity_2", "accumulated_loss_2"}
+        assert tags >= {f"networks/{tag}" for tag in of_a_period} | {"eval/sparsity", "eval/nonzero_weights"}
 
 
 def numbers(line):

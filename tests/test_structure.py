@@ -207,7 +207,7 @@ EAU = {
     "polyprune_sparsity",
     "acting_probabilities",
 }
-EAU |= {"select", "end_period", "sparsity_metrics", "update", "check_args"}
+EAU |= {"select", "end_period", "sparsity_metrics", "update", "check_args", "action_values"}
 LUNAR = {"Args", "QNetwork", "update", "MinAtarEnvs", "GymEnvs", "ReplayBuffer", "evaluate", "record_video"}
 LUNAR |= {"check_rendering"}
 # A script: what it is a copy of, the definitions that are its algorithm, changed lines of set-up, loop and end
@@ -244,6 +244,20 @@ def test_the_diff_of_a_script_is_its_algorithm(name):
     for before, after, lines in zip(*parts, most, strict=True):
         changed = [line for line in difflib.unified_diff(before, after, n=0, lineterm="") if line[0] in "+-"][2:]
         assert len(changed) <= lines, "\n".join(changed)
+
+
+@pytest.mark.parametrize("stem", ["eaudeqn", "isdqn", "softq"])
+def test_the_loops_of_both_games_change_alike(stem):
+    """What these scripts add to the loop of their base is the same text on Atari and on MinAtar."""
+    added = []
+    for games in ("atari", "minatar"):
+        loops = []
+        for path in (BASES[f"{stem}_{games}"][0], f"related/{stem}_{games}"):
+            main_block = (ROOT / f"{path}.py").read_text().split("# TRY NOT TO MODIFY: start the game\n")[1]
+            loops.append(main_block.split("    if args.save_model:\n")[0].splitlines())
+        changed = difflib.unified_diff(*loops, n=0, lineterm="")
+        added.append([line for line in changed if line[0] == "+"][1:])
+    assert added[0] == added[1] and added[0]
 
 
 def test_the_readmes_numbers_of_changed_lines():

@@ -4,7 +4,8 @@ Measures the emulator, `action_values` and `update` alone and the real training 
 subprocess, with epsilon 0.01 so that every step needs the network). The loop's efficiency is the time that its parts
 must take, update and emulator overlapping as they may, over the time that the loop takes. With MinAtar and Gymnasium,
 whose games are stepped in Python, nothing overlaps; there a bare loop of the three parts, which drive each other out of
-the caches, is what they must take.
+the caches, is what they must take. Of a script that stacks networks the update of a stack of one and that of the script
+that it is a copy of are measured too.
 All rounds alternate between the parts, the loop of the script and that of its baseline (or of k = 0), and
 medians are printed, because machines are noisy.
 
