@@ -465,7 +465,7 @@ def test_table_of_the_atari_page():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", ["lunarlander", "gpu", "minatar"])
+@pytest.mark.parametrize("folder", ["lunarlander", "gpu", "minatar", "online"])
 def test_programs_of_pages(folder):
     """The page's last program prints what the page says."""
     page = (ROOT / "docs" / folder / "README.md").read_text()
