@@ -374,7 +374,7 @@ def test_the_same_runs_give_the_same_report(tmp_path, make_report):
     assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
 
 
-@pytest.mark.parametrize("folder", ["minatar", "atari", "gpu", "lunarlander", "online"])
+@pytest.mark.parametrize("folder", ["minatar", "atari", "gpu", "lunarlander", "online", "softq"])
 def test_committed_evidence(folder, tmp_path, make_report, monkeypatch):
     """The tables under docs/ are those of the runs beside them, by the command that the page gives."""
     page = (ROOT / "docs" / folder / "README.md").read_text()
@@ -414,18 +414,44 @@ def says_ranges(cells, row, names):
     return [says(cell, row[list(three)]) for cell, three in zip(cells, columns, strict=True)]
 
 
-def test_tables_of_the_minatar_page():
+def rows_of(folder):
+    """The rows of the report's games.csv, by the game's short name and the agent."""
+    table = pd.read_csv(ROOT / "docs" / folder / "report/games.csv")
+    return {(row["game"].split("/")[1].split("-")[0], row["agent"]): row for _, row in table.iterrows()}
+
+
+@pytest.mark.parametrize("folder", ["minatar", "softq"])
+def test_tables_of_games(folder):
     names = ["final_score", "auc", "overestimation", "action_gap"]
-    table = pd.read_csv(ROOT / "docs/minatar/report/games.csv")
-    rows = {(row["game"].split("/")[1].split("-")[0], row["agent"]): row for _, row in table.iterrows()}
-    page = table_of("docs/minatar/README.md", "game | agent | seeds")
+    rows = rows_of(folder)
+    page = table_of(f"docs/{folder}/README.md", "game | agent | seeds")
     assert len(page) == len(rows)
     for game, agent, seeds, *cells in page:
-        assert seeds == str(rows[game, agent]["runs"])
-        assert all(says_ranges(cells, rows[game, agent], names)), (game, agent)
+        row = rows[game, agent]
+        assert seeds == str(row["runs"])
+        if seeds == "1":  # without a range
+            assert all(says(cell, [row[name]]) for cell, name in zip(cells, names, strict=True)), (game, agent)
+        else:
+            assert all(says_ranges(cells, row, names)), (game, agent)
+
+
+def test_table_of_the_readme():
+    rows = rows_of("minatar")
     for game, _, *cells in table_of("README.md", "game | n | DQN"):
         for cell, agent in zip(cells, ("DQN", "IB-DQN(n)"), strict=True):
             assert all(says_ranges([cell], rows[game.replace(" ", ""), agent], ["final_score"])), (game, agent)
+
+
+def test_runs_in_two_folders_are_the_same():
+    """Those of DQN and IB-DQN(n) beside the soft agents are copies of MinAtar's."""
+    copies = [
+        path for agent in ("dqn", "mexp") for path in (ROOT / "docs/softq/MinAtar").glob(f"*__minatar_{agent}__*")
+    ]
+    assert len(copies) == 20
+    for folder in copies:
+        names = ["config.json", "eval.csv"]
+        original = ROOT / "docs/minatar/MinAtar" / folder.name
+        assert filecmp.cmpfiles(folder, original, names, shallow=False) == (names, [], [])
 
 
 @pytest.mark.parametrize("path", ["docs/minatar/README.md", "docs/evidence.md"])
@@ -465,7 +491,7 @@ def test_table_of_the_atari_page():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", ["lunarlander", "gpu", "minatar", "online"])
+@pytest.mark.parametrize("folder", ["lunarlander", "gpu", "minatar", "online", "softq"])
 def test_programs_of_pages(folder):
     """The page's last program prints what the page says."""
     page = (ROOT / "docs" / folder / "README.md").read_text()
