@@ -101,7 +101,7 @@ class Args:
     method: Literal["eaudeqn", "polyprune", "dense"] = "eaudeqn"  # how the network is pruned; dense is not at all
     num_networks: int = 5  # online networks (Vincent et al. 2025); polyprune and dense have 1
     width: int = 512  # units of the dense layer (Mnih et al. 2015); 32, 512 and 2048 in Vincent et al. 2025
-    max_exponent: float = 3.0  # u is drawn uniformly from 0 to this (reconstructed; max_noise in Vincent et al. 2025)
+    max_exponent: float = 3.0  # u is drawn from 0 to this, uniformly (reconstructed; Vincent et al. 2025); eaudeqn only
     max_speed: float = 0.01  # the most that sparsity grows in a period (Vincent et al. 2025); eaudeqn only
     final_sparsity: float = 0.95  # of the schedule (Vincent et al. 2025); polyprune only
     prune_frequency: int = 4_000  # agent steps between prunings (Vincent et al. 2025); polyprune only
