@@ -26,6 +26,7 @@ import json
 import math
 import re
 import sys
+import textwrap
 import warnings
 from dataclasses import dataclass, field
 from itertools import product
@@ -153,7 +154,7 @@ COLOURS = {  # Okabe & Ito's palette, with a brown and a grey
     "Soft DQN": "#B2182B",
     "IB-Soft DQN(n)": "#FB8072",
     "Munchausen-DQN": "#01665E",
-    "IB-Munchausen-DQN(n)": "#80B1D3",
+    "IB-Munchausen-DQN(n)": "#80CDC1",
     "Online soft DQN": "#E7298A",
     "Policy gradient": "#000000",
     "Target-based DQN": "#332288",
@@ -897,6 +898,7 @@ def draw_games(study: Study, metric: str, label: str, out: Path, name: str, args
     lines = [plt.Line2D([], [], color=study.colours[agent], label=agent) for agent in agents]
     figure.legend(handles=lines, loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
     figure.supxlabel("agent steps")
+    label = textwrap.fill(label, 32 * rows, break_on_hyphens=False)  # a longer line would run over the legend
     figure.supylabel(label)
     save(figure, out, name)
 
@@ -1139,6 +1141,12 @@ def cell(value: float, low: float = math.nan, high: float = math.nan) -> str:
     return f"{value:.4g} ({low:.4g}, {high:.4g})"
 
 
+def soft_agents(agents) -> list[str]:
+    """Those of `agents` whose action-values have the bonuses of a soft value in them."""
+    words = ("Soft", "soft", "Munchausen", "Policy gradient")
+    return [agent for agent in agents if any(word in agent for word in words)]
+
+
 def markdown(header: list[str], rows: list[list[str]]) -> str:
     """A table."""
     lines = [header, ["---"] * len(header), *rows]
@@ -1211,6 +1219,9 @@ def report_relative(study: Study, out: Path, args: Args) -> tuple[list[str], lis
         ]
     else:
         lines.append(f"No intervals without two runs a game of {baseline} and of another agent.")
+    soft = soft_agents(table["agent"].unique())
+    if soft and "overestimation" in table["measure"].values:
+        lines.append(f"The values of {', '.join(soft)} are soft: their overestimation need not be one, see the end.")
     rows = []
     for row in table.to_dict("records"):
         cells = [cell(row[name], row[f"{name} low"], row[f"{name} high"]) for name in AGGREGATES[:3]]
@@ -1345,7 +1356,7 @@ def report_games(study: Study, games: pd.DataFrame, out: Path, args: Args) -> li
         "`auc` is the mean score over all shared evaluations. Overestimation is the mean action-value minus the mean",
         "discounted return, both over the evaluated episodes.",
     ]
-    if any(word in agent for agent in study.agents for word in ("Soft", "soft", "Munchausen", "Policy gradient")):
+    if soft_agents(study.agents):
         text += [
             "With a soft value Q has the bonuses of the steps in it and the return has not: for these agents the",
             "difference is no overestimation.",

@@ -242,6 +242,35 @@ def test_soft_values_are_no_overestimation(tmp_path, make_report):
         make_report(tmp_path / name)
         text = (tmp_path / name / "out" / "README.md").read_text()
         assert ("difference is no overestimation" in text) == said
+    soft = {"munchausen": 0.0, "entropy_form": "kl"}
+    for name, args, said in (("minatar_mexp", {}, False), ("minatar_softq", soft, True)):  # relative to DQN
+        folder = tmp_path / f"beside_{name}"
+        for (game, n), seed in product((("Asterix", 5.0), ("Breakout", 3.0)), (1, 2)):
+            env_id = f"MinAtar/{game}-v1"
+            make_run(folder, env_id, "minatar_dqn", seed, [1, 2], mean_scaling_coefficient=0.0)
+            make_run(folder, env_id, name, seed, [1, 2], mean_scaling_coefficient=n, **args)
+        make_report(folder)
+        text = (folder / "out" / "README.md").read_text()
+        assert "## Relative to DQN" in text and "final overestimation" in text
+        assert ("The values of IB-Soft DQN(n) are soft" in text) == said
+
+
+def test_labels_leave_room_for_the_legend(tmp_path):
+    """In a figure with one row of panels the label on the left, drawn, ends below the legend."""
+    rows = [dict(game="MinAtar/Asterix-v1", agent=agent, run=agent) for agent in ("DQN", "IB-DQN(n)")]
+    data = pd.DataFrame(rows).assign(step=1, seed=1, total=1, k=1.0, score_mean=1.0, overestimation=1.0, action_gap=1.0)
+    study, _ = report.compare(data)
+    drawn = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "save", lambda figure, out, name: drawn.append(figure))
+        for name, (metric, label) in report.FIGURES.items():
+            if study.having(metric)[0]:
+                report.draw_games(study, metric, label, tmp_path, name, report.Args(runs=str(tmp_path)))
+    assert len(drawn) == 3
+    for figure in drawn:
+        figure.canvas.draw()
+        label = figure._supylabel.get_window_extent()
+        assert 0 <= label.y0 and label.y1 <= figure.legends[0].get_window_extent().y0
 
 
 def test_names_of_soft_agents():
