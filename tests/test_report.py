@@ -271,6 +271,7 @@ def test_labels_leave_room_for_the_legend(tmp_path):
         figure.canvas.draw()
         label = figure._supylabel.get_window_extent()
         assert 0 <= label.y0 and label.y1 <= figure.legends[0].get_window_extent().y0
+        report.plt.close(figure)
 
 
 def test_names_of_soft_agents():
