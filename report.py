@@ -1221,7 +1221,7 @@ def report_relative(study: Study, out: Path, args: Args) -> tuple[list[str], lis
         lines.append(f"No intervals without two runs a game of {baseline} and of another agent.")
     soft = soft_agents(table["agent"].unique())
     if soft and "overestimation" in table["measure"].values:
-        lines.append(f"The values of {', '.join(soft)} are soft: their overestimation need not be one, see the end.")
+        lines.append(f"The values of {', '.join(soft)} are soft: their overestimation need not be one, see below.")
     rows = []
     for row in table.to_dict("records"):
         cells = [cell(row[name], row[f"{name} low"], row[f"{name} high"]) for name in AGGREGATES[:3]]
@@ -1359,7 +1359,7 @@ def report_games(study: Study, games: pd.DataFrame, out: Path, args: Args) -> li
     if soft_agents(study.agents):
         text += [
             "With a soft value Q has the bonuses of the steps in it and the return has not: for these agents the",
-            "difference is no overestimation.",
+            "difference need not be an overestimation.",
         ]
     if any(name in games for name in NORMS):
         text += [
