@@ -24,6 +24,7 @@ Usage: python report.py runs --out report
 
 import json
 import math
+import os
 import re
 import sys
 import textwrap
@@ -363,13 +364,28 @@ def differing_settings(settings: list[dict]) -> list[str]:
     return differing
 
 
+def run_folders(root: Path) -> list[Path]:
+    """The folders below `root` that hold a file of a run, each once, those behind symbolic links too."""
+    folders = []
+    seen = set()
+    for path, subfolders, names in os.walk(root, followlinks=True):
+        target = os.path.realpath(path)
+        if target in seen:  # a second link to it, or one to a folder around it
+            subfolders.clear()
+            continue
+        seen.add(target)
+        subfolders.sort()
+        if "config.json" in names or "eval.csv" in names:
+            folders.append(Path(path))
+    return sorted(folders)
+
+
 def read_runs(root: Path) -> tuple[pd.DataFrame, list[str]]:
     """The evaluations of all runs below `root`, one run of each game, agent and seed, and notes: what was left out and
     why, and in which settings runs of an agent, or of it and the one without the layer, differ."""
     notes = []
     tables = []
-    files = [*root.rglob("config.json"), *root.rglob("eval.csv")]
-    for folder in sorted({path.parent for path in files}):
+    for folder in run_folders(root):
         try:
             tables.append(read_run(folder))
         except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:

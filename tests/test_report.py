@@ -538,6 +538,19 @@ def test_only_config_and_eval_are_read(tmp_path, make_report):
     assert "1 runs, 1 games" in make_report(tmp_path).stdout
 
 
+def test_runs_behind_symbolic_links(tmp_path, make_report):
+    """Runs kept elsewhere are found, each once, and a link to a folder around it ends no report."""
+    for seed in (1, 2):
+        make_run(tmp_path / "elsewhere", "ALE/Pong-v5", "dqn", seed, [1.0])
+    runs = tmp_path / "runs"
+    make_run(runs, "ALE/Pong-v5", "dqn_mexp", 1, [2.0])
+    (runs / "linked").symlink_to(tmp_path / "elsewhere")
+    (runs / "linked again").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "around").symlink_to(runs)
+    result = make_report(runs)
+    assert "3 runs, 1 games" in result.stdout and "ignored" not in result.stderr
+
+
 def test_unequal_lengths(tmp_path, make_report):
     """Compared up to what all runs of a game share, aggregates up to what all games share."""
     for game, seed in product(("Breakout", "Pong"), (1, 2)):

@@ -322,8 +322,9 @@ def main() -> None:
     print(f"| full loop | {steps:,.1f} | agent steps |")
     print(f"| loop / emulator alone | {steps / rates['emulate'] / args.num_envs:.2f} | |")
     print(f"| loop efficiency | {must / (args.num_envs / steps):.2f} | time its parts must take / its time |")
-    ratio = statistics.median(a[0] / b[0] for a, b in zip(loops, base, strict=True))
-    print(f"| loop / loop of {' '.join([baseline, *plain])} | {ratio:.2f} | median of the rounds' ratios |")
+    if baseline != args.script or plain:
+        ratio = statistics.median(a[0] / b[0] for a, b in zip(loops, base, strict=True))
+        print(f"| loop / loop of {' '.join([baseline, *plain])} | {ratio:.2f} | median of the rounds' ratios |")
     peak = max(memory for _, memory, _ in loops) / 2**20
     growth = max(more for _, _, more in loops) / 2**20
     print(f"| peak memory | {peak:,.0f} MiB | {growth:+.1f} MiB while learning; replay of {args.buffer_size:,} |")
