@@ -16,9 +16,9 @@
 """DQN on the five MinAtar games with the mean-expansion layer: IB-DQN(k) of Nagarajan, Daley, White & Machado (ICML
 2026, arXiv 2606.29806); IB is for "implicit baseline". `--mean-scaling-coefficient 0` is plain DQN.
 
-Network, replay and schedule are those of Young & Tian 2019, Adam, the final epsilon and how often it learns those of
-Ceron & Castro 2021, "Revisiting Rainbow"; sticky actions (0.1) and difficulty ramping are the game package's defaults
-(Young & Tian 2019). Rewards are not clipped.
+Network, replay and schedule are those of Young & Tian 2019; Adam's settings, the final epsilon and how often it learns
+are those of Ceron & Castro 2021, "Revisiting Rainbow". Sticky actions (0.1) and difficulty ramping are the game
+package's defaults (Young & Tian 2019). Rewards are not clipped.
 This is `dqn_atari_mexp.py` with other games, a smaller network, a replay that keeps whole transitions, and learning
 after a step of the games, which take no time, instead of during it.
 

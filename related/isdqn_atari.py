@@ -1151,7 +1151,7 @@ if __name__ == "__main__":
     head_tags += [f"heads/distance_{i - 1}_{i}" for i in range(1, num_heads)]
 
     # TRY NOT TO MODIFY: start the game
-    # Counted in updates, rounded down, at least one: the same with any number of environments
+    # Counted in updates, so the same with any number of environments; rounded down, and not to 0 (`check_args`)
     updates_between_shifts = args.target_network_frequency // args.train_frequency
     every_env = np.arange(args.num_envs)
     obs = envs.reset(rng.integers(2**31, size=args.num_envs))
