@@ -4,6 +4,7 @@ import csv
 import filecmp
 import json
 import re
+import shlex
 import subprocess
 import sys
 from itertools import combinations, product
@@ -404,7 +405,7 @@ def test_the_same_runs_give_the_same_report(tmp_path, make_report):
     assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
 
 
-@pytest.mark.parametrize("folder", ["minatar", "atari", "gpu", "gpu_h100", "lunarlander", "online", "softq"])
+@pytest.mark.parametrize("folder", ["minatar", "atari", "gpu", "gpu_h100", "isdqn", "lunarlander", "online", "softq"])
 def test_committed_evidence(folder, tmp_path, make_report, monkeypatch):
     """The tables under docs/ are those of the runs beside them, by the command that the page gives."""
     page = (ROOT / "docs" / folder / "README.md").read_text()
@@ -413,7 +414,7 @@ def test_committed_evidence(folder, tmp_path, make_report, monkeypatch):
     out = tmp_path / "out"
     committed = ROOT / "docs" / folder / "report"
     monkeypatch.chdir(ROOT)
-    make_report(f"docs/{folder}", "--out", str(out), "--reps", "2000", *flags.split())
+    make_report(f"docs/{folder}", "--out", str(out), "--reps", "2000", *shlex.split(flags))
     names = ["README.md", *sorted(path.name for path in committed.glob("*.csv"))]
     assert names == ["README.md", *sorted(path.name for path in out.glob("*.csv"))]
     assert filecmp.cmpfiles(out, committed, names, shallow=False) == (names, [], [])
@@ -450,7 +451,7 @@ def rows_of(folder):
     return {(row["game"].split("/")[1].split("-")[0], row["agent"]): row for _, row in table.iterrows()}
 
 
-@pytest.mark.parametrize("folder", ["minatar", "softq"])
+@pytest.mark.parametrize("folder", ["isdqn", "minatar", "softq"])
 def test_tables_of_games(folder):
     names = ["final_score", "auc", "overestimation", "action_gap"]
     rows = rows_of(folder)
@@ -521,7 +522,7 @@ def test_table_of_the_atari_page():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", ["lunarlander", "gpu", "gpu_h100", "minatar", "online", "softq"])
+@pytest.mark.parametrize("folder", ["lunarlander", "gpu", "gpu_h100", "isdqn", "minatar", "online", "softq"])
 def test_programs_of_pages(folder):
     """The page's last program prints what the page says."""
     page = (ROOT / "docs" / folder / "README.md").read_text()
