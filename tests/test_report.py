@@ -405,7 +405,9 @@ def test_the_same_runs_give_the_same_report(tmp_path, make_report):
     assert filecmp.cmpfiles(first, second, names, shallow=False) == (names, [], [])
 
 
-@pytest.mark.parametrize("folder", ["minatar", "atari", "gpu", "gpu_h100", "isdqn", "lunarlander", "online", "softq"])
+@pytest.mark.parametrize(
+    "folder", ["minatar", "atari", "eaudeqn", "gpu", "gpu_h100", "isdqn", "lunarlander", "online", "softq"]
+)
 def test_committed_evidence(folder, tmp_path, make_report, monkeypatch):
     """The tables under docs/ are those of the runs beside them, by the command that the page gives."""
     page = (ROOT / "docs" / folder / "README.md").read_text()
@@ -451,7 +453,7 @@ def rows_of(folder):
     return {(row["game"].split("/")[1].split("-")[0], row["agent"]): row for _, row in table.iterrows()}
 
 
-@pytest.mark.parametrize("folder", ["isdqn", "minatar", "softq"])
+@pytest.mark.parametrize("folder", ["eaudeqn", "isdqn", "minatar", "softq"])
 def test_tables_of_games(folder):
     names = ["final_score", "auc", "overestimation", "action_gap"]
     rows = rows_of(folder)
@@ -522,7 +524,7 @@ def test_table_of_the_atari_page():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("folder", ["lunarlander", "gpu", "gpu_h100", "isdqn", "minatar", "online", "softq"])
+@pytest.mark.parametrize("folder", ["lunarlander", "eaudeqn", "gpu", "gpu_h100", "isdqn", "minatar", "online", "softq"])
 def test_programs_of_pages(folder):
     """The page's last program prints what the page says."""
     page = (ROOT / "docs" / folder / "README.md").read_text()
