@@ -17,7 +17,7 @@
 mean-expansion layer (Nagarajan, Daley, White & Machado, ICML 2026, arXiv 2606.29806): DQN whose network gets sparse at
 its own pace.
 
-Five online networks of different sparsity learn from the same batches, against one target network, and add up their
+Five online networks of different sparsity learn from the same batches, against one target network, and each adds up its
 losses. At the end of a period (`--target-network-frequency`) the one of the least loss becomes the target. Slot 0 keeps
 it as it is, the other slots become copies of it, pruned further, and Adam begins anew. The target network is thus the
 one selected last: it is what is evaluated and saved. `--method polyprune --num-networks 1` prunes one network by a
@@ -25,13 +25,13 @@ schedule instead, `--method dense --num-networks 1` never does, which is DQN wit
 weights: it is never pruned and never counted.
 
 The authors' training code is not public; `--num-networks`, `--max-exponent` and `--max-speed` are those of their
-published configuration. Reconstructed and not read are the formula of new sparsities with the uniform draw of u, from
-the names of these constants (`next_sparsities`, `end_period`); how the network that acts is drawn, from the same
-authors' AdaDQN (`acting_probabilities`); and what the slots are: the first keeps its network, each of the others draws
-a sparsity of its own. Chosen by us, where nothing could be read: the networks start apart, and the first target network
-is a copy of the first; numbers of pruned weights are rounded, and never all; Adam's epsilon is DQN's; only eaudeqn
-resets Adam; the target network is what is evaluated.
-Games, schedule and network, but for the width of its dense layer, are those of `minatar_mexp.py`, not the paper's.
+published configuration. Reconstructed and not read are the formula of new sparsities and the uniform draw of its
+exponent u, from the names of the constants, max_noise and max_speed (`next_sparsities`, `end_period`); how the network
+that acts is drawn, from the same authors' AdaDQN (`acting_probabilities`); and what the slots are: the first keeps its
+network, each of the others draws a sparsity of its own. Chosen by us, where nothing could be read: the networks start
+apart, and the first target network is a copy of the first; numbers of pruned weights are rounded, and never all; Adam's
+epsilon is DQN's; only eaudeqn resets Adam; the target network is what is evaluated.
+Games, schedule, network and evaluation are those of `minatar_mexp.py`, not the paper's.
 
 Usage: python related/eaudeqn_minatar.py --env-id MinAtar/Breakout-v1
 """
@@ -199,8 +199,9 @@ class QNetworks:
 
     Maps what a QNetwork takes to action-values (N, B, n) float32. Convolutions are N groups of channels, linear layers
     N products at a time, all with a bias; the first layer is a convolution. Any other layer must act element by
-    element, as ReLU does. `losses`, (N,) float32, is the sum of each network's losses since the period began. Tensors
-    are changed in place only, as a CUDA graph wants.
+    element, as ReLU does. What is pruned and counted are the parameters whose names end in `weight`. `loss_sums`, (N,)
+    float32, is the sum of each network's losses since the period began. Tensors are changed in place only, as a CUDA
+    graph wants.
     """
 
     def __init__(self, networks: list[QNetwork]):
@@ -208,7 +209,7 @@ class QNetworks:
         self.parameters, _ = torch.func.stack_module_state(networks)
         weights = [name for name in self.parameters if name.endswith("weight")]
         self.masks = {name: torch.ones_like(self.parameters[name], requires_grad=False) for name in weights}
-        self.losses = networks[0].output.bias.new_zeros(len(networks))
+        self.loss_sums = networks[0].output.bias.new_zeros(len(networks))
         self.sparsities = [0.0] * len(networks)  # as they were asked for: the numbers of pruned weights are rounded
 
     def __call__(self, obs: torch.Tensor) -> torch.Tensor:
@@ -220,7 +221,7 @@ class QNetworks:
                 groups = x.shape[1] // layer.in_channels  # 1 in the first layer, whose input all networks share; then N
                 x = nn.functional.conv2d(x, weight, bias, layer.stride, layer.padding, layer.dilation, groups)
             elif isinstance(layer, nn.Flatten):  # to (N, features, B)
-                x = x.reshape(len(x), len(self.losses), -1).permute(1, 2, 0)
+                x = x.reshape(len(x), len(self.loss_sums), -1).permute(1, 2, 0)
             elif isinstance(layer, nn.Linear):
                 x = torch.baddbmm(self.parameters[f"{name}.bias"][:, :, None], self.parameters[f"{name}.weight"], x)
             else:
@@ -239,12 +240,12 @@ class QNetworks:
 
     @torch.no_grad()
     def mask_weights(self) -> None:
-        """Zero the pruned weights, which Adam's momentum may have revived."""
+        """Zero the pruned weights, which Adam's momentum may have revived (polyprune's, since eaudeqn resets Adam)."""
         for name, mask in self.masks.items():
             self.parameters[name].mul_(mask)
 
     @torch.no_grad()
-    def replace(self, chosen: int, sparsities: list[float]) -> None:
+    def copy_and_prune(self, chosen: int, sparsities: list[float]) -> None:
         """Network i becomes a copy of network `chosen`, pruned to `sparsities[i]`: in every weight tensor the smallest
         absolute values, of equal ones the first. What is pruned in `chosen` is so in every copy; biases are copied."""
         for name, stacked in self.parameters.items():
@@ -255,8 +256,10 @@ class QNetworks:
             masks = self.masks[name]
             original_mask = masks[chosen].clone()
             masks.copy_(original_mask.expand_as(masks))
-            magnitude = original.abs().masked_fill(original_mask == 0, -1)  # what was pruned comes first
-            order = magnitude.flatten().argsort(stable=True)
+            # Another rule is another `importance`. What was pruned must come first, so that a slot of the same
+            # sparsity stays as it is, and the numbers of pruned weights are those that are logged
+            importance = original.abs().masked_fill(original_mask == 0, -math.inf)
+            order = importance.flatten().argsort(stable=True)
             for mask, sparsity in zip(masks, sparsities, strict=True):
                 mask.view(-1).index_fill_(0, order[: num_pruned(sparsity, len(order))], 0)
         self.mask_weights()
@@ -266,7 +269,7 @@ class QNetworks:
         return {
             "parameters": {name: stacked.detach() for name, stacked in self.parameters.items()},
             "masks": self.masks,
-            "losses": self.losses,
+            "loss_sums": self.loss_sums,
             "sparsities": self.sparsities,
         }
 
@@ -276,17 +279,24 @@ class QNetworks:
             stacked.copy_(state["parameters"][name])
         for name, mask in self.masks.items():
             mask.copy_(state["masks"][name])
-        self.losses.copy_(state["losses"])
+        self.loss_sums.copy_(state["loss_sums"])
         self.sparsities = state["sparsities"]
 
 
 @torch.no_grad()
-def check_stack(q_networks: QNetworks, networks: list[QNetwork], obs: torch.Tensor) -> None:
-    """Raises RuntimeError if the stack does not give, for the observations, what its networks do one by one: whoever
-    changes `QNetwork.forward`, which the target network runs, must change `QNetworks` too, which learns."""
-    for stacked, network in zip(q_networks(obs), networks, strict=True):
+def check_stack(networks: list[QNetwork], obs: torch.Tensor) -> None:
+    """Raises RuntimeError if a stack of such networks does not give, for the observations, what they do one by one:
+    whoever changes `QNetwork.forward`, which the target network runs, must change `QNetworks` too, which learns."""
+    networks = copy.deepcopy(networks)
+    generator = torch.Generator(obs.device).manual_seed(0)
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            if name.endswith("bias"):  # they start alike, so that exchanged or missing ones would not show
+                parameter.normal_(generator=generator)
+    for stacked, network in zip(QNetworks(networks)(obs), networks, strict=True):
         q = network(obs)
-        if (stacked - q).abs().max() > 1e-2 * q.abs().max():  # a GPU's convolutions have three decimal digits (TF32)
+        close = (stacked - q).abs().max() <= 1e-2 * q.abs().max()  # a GPU's convolutions have three digits (TF32)
+        if not close:  # NaN is not either
             raise RuntimeError("QNetworks.__call__ and QNetwork.forward give different values: change both alike")
 
 
@@ -310,8 +320,8 @@ def next_sparsities(sparsity: float, exponents: np.ndarray, args: Args, step: in
 
 
 def polyprune_sparsity(progress: float, final_sparsity: float) -> float:
-    """PolyPrune's sparsity after a share `progress` of the run: 0 up to 20%, then s_F (1 - (1 - p)^3) with p from 0 to
-    1 at 80%, and s_F from there on (Vincent et al. 2025)."""
+    """PolyPrune's sparsity after a share `progress` of `--horizon`: 0 up to 20%, then s_F (1 - (1 - p)^3) with p from 0
+    to 1 at 80%, and s_F from there on (Vincent et al. 2025)."""
     p = min(max((progress - 0.2) / (0.8 - 0.2), 0.0), 1.0)
     return final_sparsity * (1 - (1 - p) ** 3)
 
@@ -337,9 +347,9 @@ def end_period(q_networks: QNetworks, target_network, optimizer, args: Args, rng
     Slot 0 gets the chosen network as it is, each other slot a copy that is pruned to a sparsity of its own. Reading the
     losses is all that waits for the GPU.
     """
-    losses = q_networks.losses.cpu().numpy()
-    if np.isnan(losses).all():
-        tqdm.write(f"warning: step {step:,}: the losses of all networks are NaN")
+    losses = q_networks.loss_sums.cpu().numpy()
+    if not np.isfinite(losses).any():
+        tqdm.write(f"warning: step {step:,}: the losses of all networks are NaN or infinite")
     chosen = select(losses)
     sparsity = q_networks.sparsities[chosen]
     logged = {"networks/chosen": chosen, "networks/target_sparsity": sparsity}
@@ -352,11 +362,11 @@ def end_period(q_networks: QNetworks, target_network, optimizer, args: Args, rng
     target_network.load_state_dict(q_networks.state_of(chosen))
     if args.method == "eaudeqn":
         exponents = rng.uniform(0, args.max_exponent, size=len(losses) - 1)
-        q_networks.replace(chosen, [sparsity, *next_sparsities(sparsity, exponents, args, step)])
+        q_networks.copy_and_prune(chosen, [sparsity, *next_sparsities(sparsity, exponents, args, step)])
         for moments in optimizer.state.values():
             for tensor in moments.values():
-                tensor.zero_()
-    q_networks.losses.zero_()
+                tensor.zero_()  # with which Adam begins; another optimizer may begin with something else
+    q_networks.loss_sums.zero_()
     return logged
 
 
@@ -392,8 +402,8 @@ def update(q_networks, target_network, optimizer, args: Args, batch: "Batch") ->
     """One gradient step of all networks. Returns the loss and the mean Q(s, a), of shape () and averaged over the
     networks, and the batch's TD errors, (N, B).
 
-    The loss of each network is its squared TD error, averaged over the batch, and is added to `q_networks.losses`. All
-    but terminal transitions bootstrap, from the one target network.
+    The loss of each network is its squared TD error, averaged over the batch, and is added to `q_networks.loss_sums`.
+    All but terminal transitions bootstrap, from the one target network.
     """
     with torch.no_grad():
         next_values = target_network(batch.next_obs).amax(1)
@@ -408,7 +418,7 @@ def update(q_networks, target_network, optimizer, args: Args, batch: "Batch") ->
     q_networks.mask_gradients()
     optimizer.step()
     q_networks.mask_weights()
-    q_networks.losses.add_(losses.detach())
+    q_networks.loss_sums.add_(losses.detach())
     return losses.detach().mean(), old_val.detach().mean(), td_errors.detach()
 
 
@@ -864,7 +874,10 @@ def check_args(args: Args) -> None:
             at_most = f" and at most {most}" if most < math.inf else ""
             fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
     last_period = (args.total_timesteps - 1) // args.target_network_frequency * args.target_network_frequency
-    if args.eval_only is None and last_period < args.learning_starts:
+    steps = range(0, args.total_timesteps, args.num_envs)
+    updates = (s for s in steps if s >= args.learning_starts and due(s, args.num_envs, args.train_frequency))
+    first_update = next(updates, math.inf)
+    if args.eval_only is None and math.ceil(last_period / args.num_envs) * args.num_envs < first_update:
         print(
             "warning: no --target-network-frequency period in which it learns ends before the last step: "
             "the target network, which is evaluated, learns nothing until then"
@@ -878,11 +891,13 @@ def check_args(args: Args) -> None:
         )
     if args.eval_only is None and args.method != "eaudeqn" and args.num_networks != 1:
         fail(f"--num-networks {args.num_networks} is too many for --method {args.method}, which needs --num-networks 1")
-    if args.eval_only is None and args.method == "polyprune" and args.prune_frequency > args.total_timesteps:
-        fail(f"--prune-frequency {args.prune_frequency} must be at most {args.total_timesteps}, the steps of this run")
+    last_step = (args.total_timesteps - 1) // args.num_envs * args.num_envs
+    if args.eval_only is None and args.method == "polyprune" and args.prune_frequency > last_step:
+        fail(f"--prune-frequency {args.prune_frequency} must be at most {last_step}, the last step before the end")
     if args.method == "polyprune" and args.horizon is not None and args.total_timesteps <= 0.2 * args.horizon:
         print(f"warning: polyprune prunes from 20% of --horizon {args.horizon} on, after the end of this run")
-    if args.eval_only is None and args.horizon is not None and args.horizon < args.total_timesteps:
+    has_horizon = args.method != "dense" and args.horizon is not None
+    if args.eval_only is None and has_horizon and args.horizon < args.total_timesteps:
         fail(f"--horizon {args.horizon} must be at least {args.total_timesteps}, which is --total-timesteps")
     if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
         fail(f"--save-best needs evaluation phases: --eval-frequency must be 1 to {args.total_timesteps}, the steps")
@@ -892,7 +907,7 @@ def check_args(args: Args) -> None:
 
 def check_memory(sizes: tuple, args: Args, device: torch.device) -> None:
     """Raises MemoryError if the networks are too large: each online one has parameters, gradients, Adam's two moments
-    and masks, and is made before it is stacked; there is one target network and its copy."""
+    and masks, and is made before it is stacked; there are the target network and `--save-best`'s copy of it."""
     with torch.device("meta"):
         parameters = sum(parameter.numel() for parameter in QNetwork(*sizes).parameters())
     needed = 4 * parameters * (6 * args.num_networks + 2)
@@ -1187,7 +1202,7 @@ if __name__ == "__main__":
         fail(error)
     q_networks = QNetworks(networks)
     example = np.random.default_rng(0).random((2, *envs.obs_shape)) < 0.3
-    check_stack(q_networks, networks, to_device(example, device))
+    check_stack(networks, to_device(example, device))
     target_network = copy.deepcopy(networks[0]).requires_grad_(False)
     optimizer = torch.optim.Adam(
         q_networks.parameters.values(),
@@ -1279,7 +1294,7 @@ if __name__ == "__main__":
         explore = rng.random(args.num_envs) < epsilon
         if not explore.all():
             q = train_values(to_device(obs, device)).cpu().numpy()  # (networks, environments, actions)
-            probabilities = acting_probabilities(q_networks.losses.cpu().numpy())
+            probabilities = acting_probabilities(q_networks.loss_sums.cpu().numpy())
             acting = rng.choice(args.num_networks, size=args.num_envs, p=probabilities)
             actions = np.where(explore, actions, q[acting, np.arange(args.num_envs)].argmax(1))
         next_obs, rewards, terminated, truncated, done, info = envs.step(actions)
@@ -1295,7 +1310,7 @@ if __name__ == "__main__":
                 losses = {"losses/td_loss": loss, "losses/q_values": mean_q}
             if args.method == "polyprune" and due(global_step, args.num_envs, args.prune_frequency):
                 # The one network becomes a pruned copy of itself
-                q_networks.replace(0, [polyprune_sparsity(global_step / args.horizon, args.final_sparsity)])
+                q_networks.copy_and_prune(0, [polyprune_sparsity(global_step / args.horizon, args.final_sparsity)])
             if losses and due(global_step, args.num_envs, args.target_network_frequency):  # once it has learnt
                 period = end_period(q_networks, target_network, optimizer, args, rng, global_step)
                 for tag, value in period.items():

@@ -192,7 +192,7 @@ def test_periods_of_eaudeqn_between_replays():
             outputs.append(learn(*buffer.sample(32, rng, CUDA)))
             moments = [moment for state in optimizer.state.values() for moment in state.values()]
             tensors = [*q_networks.parameters.values(), *q_networks.masks.values(), *target.parameters(), *moments]
-            places.append([tensor.data_ptr() for tensor in (*tensors, q_networks.losses)])
+            places.append([tensor.data_ptr() for tensor in (*tensors, q_networks.loss_sums)])
             if step % 10 == 0:
                 script.end_period(q_networks, target, optimizer, args, rng, 3_000 * step)
         assert all(place == places[0] for place in places)

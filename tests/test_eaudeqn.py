@@ -4,7 +4,9 @@ import copy
 import csv
 import importlib.util
 import math
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from test_capture import cuda  # noqa: F401  (a fixture)
 from test_resume import assert_same_run, evaluations, fork, run_here, scalars, stopped_and_resumed
 from torch.utils._python_dispatch import TorchDispatchMode
 
+HACKING = ROOT / "docs" / "hacking.md"
 ATARI, MINATAR = "related/eaudeqn_atari", "related/eaudeqn_minatar"
 minatar = load(MINATAR)
 LR, EPS = 1e-3, 1e-3
@@ -76,7 +79,7 @@ def test_numbers_of_pruned_weights(script, sparsity):
     networks = make_networks(script)
     before = networks[2].state_dict()
     q_networks = script.QNetworks(networks)
-    q_networks.replace(2, [0.0, sparsity, sparsity / 2, 0.0, 0.5])
+    q_networks.copy_and_prune(2, [0.0, sparsity, sparsity / 2, 0.0, 0.5])
     assert q_networks.sparsities == [0.0, sparsity, sparsity / 2, 0.0, 0.5]
     for i, asked in enumerate(q_networks.sparsities):
         for name, after in q_networks.state_of(i).items():
@@ -103,7 +106,7 @@ def test_ties_are_broken_by_index():
     q_networks = minatar.QNetworks(networks)
     order = by_size(weight.flatten().tolist(), set())
     for sparsity in (0.1, 0.2, 0.4, 0.9):
-        q_networks.replace(0, [0.0, sparsity])
+        q_networks.copy_and_prune(0, [0.0, sparsity])
         mask = q_networks.masks["network.3.weight"][1].flatten()
         assert set(torch.nonzero(mask == 0).flatten().tolist()) == set(order[: round(sparsity * len(order))])
 
@@ -111,12 +114,12 @@ def test_ties_are_broken_by_index():
 def test_what_is_pruned_stays_pruned_beside_a_zero():
     """A weight that happens to be 0 does not take the place of a pruned one."""
     q_networks = minatar.QNetworks(make_networks(minatar, 2))
-    q_networks.replace(0, [0.3, 0.3])
+    q_networks.copy_and_prune(0, [0.3, 0.3])
     name = "network.3.weight"
     pruned = q_networks.masks[name][0] == 0
     first_kept = int(torch.nonzero(~pruned.flatten())[0])
     q_networks.parameters[name].data[0].view(-1)[first_kept] = 0.0
-    q_networks.replace(0, [0.3, 0.4])
+    q_networks.copy_and_prune(0, [0.3, 0.4])
     assert torch.equal(q_networks.masks[name][0] == 0, pruned), "as many as before: the same"
     assert (q_networks.masks[name][1] == 0)[pruned].all()
 
@@ -131,7 +134,7 @@ def test_pruned_weights_stay_zero(script):
     args = script.Args()
     for seed in range(5):  # momentum
         script.update(q_networks, target, optimizer, args, make_batch(script, 4, seed))
-    q_networks.replace(1, [0.0, 0.5, 0.9])
+    q_networks.copy_and_prune(1, [0.0, 0.5, 0.9])
     masks = {name: mask.clone() for name, mask in q_networks.masks.items()}
     moments = [state["exp_avg"] for state in optimizer.state.values()]
     assert any(moment.abs().max() > 1e-4 for moment in moments)
@@ -145,7 +148,7 @@ def test_pruned_weights_stay_zero(script):
         assert torch.equal(q_networks.masks[name], mask)
         moved = (q_networks.parameters[name] != first[name]) & (mask == 1)
         assert moved.float().mean() > 0.02, "the others learn"
-    q_networks.replace(0, [0.0, 0.0, 0.2])
+    q_networks.copy_and_prune(0, [0.0, 0.0, 0.2])
     for name, mask in q_networks.masks.items():
         assert (mask[1] == 1).all() and torch.equal(q_networks.parameters[name][1], q_networks.parameters[name][0])
 
@@ -166,7 +169,7 @@ def test_pruned_weights_stay_zero(script):
         ([math.nan, math.inf, math.inf, math.nan, math.nan], 0),
     ],
 )
-def test_selection(losses, chosen):
+def test_selection(losses, chosen, capsys):
     """The chosen network is the target, and all slots are made of it as it was; in place, with Adam's state zero."""
     networks = make_networks(minatar)
     target = copy.deepcopy(networks[0]).requires_grad_(False)
@@ -175,18 +178,20 @@ def test_selection(losses, chosen):
     args = minatar.Args(total_timesteps=100_000, horizon=100_000, max_speed=0.05)
     for seed in range(3):
         minatar.update(q_networks, target, optimizer, args, make_batch(minatar, seed=seed))
-    q_networks.replace(1, [0.05, 0.1, 0.2, 0.3, 0.4])  # networks that differ in masks ...
+    q_networks.copy_and_prune(1, [0.05, 0.1, 0.2, 0.3, 0.4])  # networks that differ in masks ...
     for seed in range(3):
         minatar.update(q_networks, target, optimizer, args, make_batch(minatar, seed=seed))  # ... and weights
-    q_networks.losses.copy_(torch.tensor(losses))
+    q_networks.loss_sums.copy_(torch.tensor(losses))
     before = [{name: value.clone() for name, value in q_networks.state_of(i).items()} for i in range(5)]
-    tensors = [*q_networks.parameters.values(), *q_networks.masks.values(), q_networks.losses, *target.parameters()]
+    tensors = [*q_networks.parameters.values(), *q_networks.masks.values(), q_networks.loss_sums, *target.parameters()]
     tensors += [tensor for moments in optimizer.state.values() for tensor in moments.values()]
     places = [tensor.data_ptr() for tensor in tensors]
     assert all(moments["step"] == 6 and moments["exp_avg"].any() for moments in optimizer.state.values())
 
     logged = minatar.end_period(q_networks, target, optimizer, args, np.random.default_rng(0), 50_000)
     assert logged["networks/chosen"] == chosen
+    warning = "warning: step 50,000: the losses of all networks are NaN or infinite"
+    assert (warning in capsys.readouterr().out) == (not np.isfinite(losses).any())
     sparsity = [0.05, 0.1, 0.2, 0.3, 0.4][chosen]
     assert q_networks.sparsities[0] == logged["networks/target_sparsity"] == sparsity
     expected = minatar.next_sparsities(sparsity, np.random.default_rng(0).uniform(0, 3, size=4), args, 50_000)
@@ -206,8 +211,8 @@ def test_selection(losses, chosen):
             by_hand[gone] = 0
             assert torch.equal(slot.flatten(), by_hand)
     assert all(not tensor.any() for moments in optimizer.state.values() for tensor in moments.values())
-    assert not q_networks.losses.any()
-    after = [*q_networks.parameters.values(), *q_networks.masks.values(), q_networks.losses, *target.parameters()]
+    assert not q_networks.loss_sums.any()
+    after = [*q_networks.parameters.values(), *q_networks.masks.values(), q_networks.loss_sums, *target.parameters()]
     after += [tensor for moments in optimizer.state.values() for tensor in moments.values()]
     assert [tensor.data_ptr() for tensor in after] == places
     for i in range(5):
@@ -227,12 +232,12 @@ def test_periods_of_a_single_network(method):
     optimizer = adam(q_networks.parameters.values())
     args = minatar.Args(method=method, num_networks=1, horizon=100_000)
     minatar.update(q_networks, target, optimizer, args, make_batch(minatar))
-    q_networks.replace(0, [0.4])
+    q_networks.copy_and_prune(0, [0.4])
     state, moments = copy.deepcopy(q_networks.state_of(0)), copy.deepcopy(optimizer.state_dict()["state"])
     rng = np.random.default_rng(0)
-    assert q_networks.losses.item() > 0
+    assert q_networks.loss_sums.item() > 0
     logged = minatar.end_period(q_networks, target, optimizer, args, rng, 1000)
-    assert logged["networks/target_sparsity"] == 0.4 and q_networks.losses.item() == 0
+    assert logged["networks/target_sparsity"] == 0.4 and q_networks.loss_sums.item() == 0
     assert rng.bit_generator.state == np.random.default_rng(0).bit_generator.state
     for name in state:
         assert torch.equal(state[name], target.state_dict()[name])
@@ -276,7 +281,7 @@ def test_a_period_ends_with_one_wait(monkeypatch):
     assert waits.count == 0 and copies == [(5,)]
     with Waits() as waits:
         minatar.sparsity_metrics(target)
-        q_networks.losses.sum().item()
+        q_networks.loss_sums.sum().item()
     assert waits.count > 0, "it does count"
 
 
@@ -406,7 +411,7 @@ STEP = "        next_obs, rewards, terminated, truncated, done, info = envs.step
 ONE_HOT = (  # a copy of the script in which network i prefers action i, and whose actions are written down
     ("return self.network.mean_expansion(x.transpose(1, 2))", "return torch.eye(5)[:, None].repeat(1, len(obs), 1)"),
     (STEP, "        print('acts', *actions)\n" + STEP),
-    ("    check_stack(q_networks, networks, to_device(example, device))\n", ""),  # which would find out
+    ("    check_stack(networks, to_device(example, device))\n", ""),  # which would find out
 )
 
 
@@ -449,6 +454,28 @@ def plain_update(network, target, optimizer, masks, batch):
     return loss.item()
 
 
+@pytest.mark.parametrize("name", [ATARI, MINATAR])
+def test_double_dqn_of_the_docs(name, tmp_path):
+    """The two lines of docs/hacking.md: each network chooses the next action by its own values."""
+    (lines,) = re.findall(r"```python\n( +next_actions = q_networks.+\n +next_values = .+)\n```", HACKING.read_text())
+    change = ("        next_values = target_network(batch.next_obs).amax(1)", lines)
+    double = load(fork(tmp_path / f"double_{Path(name).name}.py", change, name=name))
+    networks = make_networks(double, 3)
+    target = copy.deepcopy(networks[0]).requires_grad_(False)
+    batch = make_batch(double)
+    expected, plain = [], target(batch.next_obs).max(1).values
+    different = 0
+    for network in networks:
+        values = target(batch.next_obs)[range(8), network(batch.next_obs).max(1).indices]
+        q = network(batch.obs)[range(8), batch.actions]
+        expected.append(batch.rewards + 0.99 * (1 - batch.terminated) * values - q)
+        different += not torch.equal(values, plain)
+    assert different == 2, "all but the network that the target is a copy of"
+    stack = double.QNetworks(networks)
+    *_, td_errors = double.update(stack, target, adam(stack.parameters.values()), double.Args(), batch)
+    torch.testing.assert_close(td_errors, torch.stack(expected), rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     "name,updates,size", [(MINATAR, 50, 8), (ATARI, 6, 2), pytest.param(ATARI, 50, 2, marks=pytest.mark.slow)]
 )
@@ -476,7 +503,7 @@ def test_five_stacked_networks_are_five_separate_ones(name, updates, size, doubl
         assert loss.item() == pytest.approx(np.mean(losses), rel=1e-10)
         np.testing.assert_allclose(td_errors.square().mean(1), losses, rtol=1e-10)
         if t == updates // 2:
-            np.testing.assert_allclose(q_networks.losses, sums, rtol=1e-10)
+            np.testing.assert_allclose(q_networks.loss_sums, sums, rtol=1e-10)
             script.end_period(q_networks, target, optimizer, args, np.random.default_rng(t), 7_000)
             best = copy.deepcopy(separate[int(np.argmin(sums))])
             other_target.load_state_dict(best.state_dict())
@@ -553,19 +580,19 @@ def test_values_of_the_stack(script):
 def test_state_of_the_stack(tmp_path):
     """What a checkpoint holds: parameters, masks, losses and sparsities, put back in place."""
     q_networks = minatar.QNetworks(make_networks(minatar))
-    q_networks.replace(3, [0.1, 0.2, 0.3, 0.4, 0.5])
-    q_networks.losses.copy_(torch.arange(5) + 0.5)
+    q_networks.copy_and_prune(3, [0.1, 0.2, 0.3, 0.4, 0.5])
+    q_networks.loss_sums.copy_(torch.arange(5) + 0.5)
     torch.save(q_networks.state_dict(), tmp_path / "state.pt")
     others = minatar.QNetworks(make_networks(minatar, k=1.0))
-    tensors = [*others.parameters.values(), *others.masks.values(), others.losses]
+    tensors = [*others.parameters.values(), *others.masks.values(), others.loss_sums]
     others.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
-    assert others.sparsities == [0.1, 0.2, 0.3, 0.4, 0.5] and others.losses.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
+    assert others.sparsities == [0.1, 0.2, 0.3, 0.4, 0.5] and others.loss_sums.tolist() == [0.5, 1.5, 2.5, 3.5, 4.5]
     for name in q_networks.parameters:
         assert torch.equal(q_networks.parameters[name], others.parameters[name])
         assert others.parameters[name].requires_grad
     for name in q_networks.masks:
         assert torch.equal(q_networks.masks[name], others.masks[name])
-    after = [*others.parameters.values(), *others.masks.values(), others.losses]
+    after = [*others.parameters.values(), *others.masks.values(), others.loss_sums]
     assert all(one is two for one, two in zip(after, tensors, strict=True)), "in place"
 
 
@@ -655,7 +682,7 @@ def test_no_period_ends_before_something_was_learnt(tmp_path):
 START = "    # TRY NOT TO MODIFY: start the game\n"
 FINAL = "        metrics, *_ = play(partial"
 WATCHED = """\
-    end_period_itself, replace_itself = end_period, q_networks.replace
+    end_period_itself, copy_and_prune_itself = end_period, q_networks.copy_and_prune
 
     def end_period(*parts):
         expected = (q_networks, target_network, optimizer, args, rng, global_step)
@@ -665,11 +692,11 @@ WATCHED = """\
         torch.save(target_network.state_dict(), f"target_{global_step}.pt")
         return logged
 
-    def watched_replace(chosen, sparsities):
+    def watched_copy_and_prune(chosen, sparsities):
         print("pruned", global_step, *sparsities)
-        replace_itself(chosen, sparsities)
+        copy_and_prune_itself(chosen, sparsities)
 
-    q_networks.replace = watched_replace
+    q_networks.copy_and_prune = watched_copy_and_prune
     optimized = optimizer.param_groups[0]["params"]
     assert all(one is two for one, two in zip(optimized, q_networks.parameters.values(), strict=True))
     assert args.num_networks == 1 or not torch.equal(*q_networks.parameters["output.weight"][:2])
@@ -758,7 +785,7 @@ def test_sparse_export(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for sparsity, smaller in ((0.25, 0.67), (0.95, 9.0)):
         q_networks = minatar.QNetworks([minatar.QNetwork(4, 5, 0.0, 128)])
-        q_networks.replace(0, [sparsity])
+        q_networks.copy_and_prune(0, [sparsity])
         weights = {name: weight.clone() for name, weight in q_networks.state_of(0).items()}
         torch.save(weights, "model.pt")
         names = {}
@@ -783,7 +810,7 @@ def test_sparse_export(tmp_path, monkeypatch):
         ("--max-exponent nan", ["--max-exponent nan must be at least 1e-06"]),
         ("--max-speed 1.5", ["--max-speed 1.5 must be at least 1e-06 and at most 1"]),
         ("--max-speed 0", ["--max-speed 0.0 must be at least 1e-06"]),
-        ("--method polyprune --num-networks 1 --total-timesteps 300", ["--prune-frequency 4000 must be at most 300"]),
+        ("--method polyprune --num-networks 1 --total-timesteps 300", ["--prune-frequency 4000 must be at most"]),
         ("--max-speed nan", ["--max-speed nan"]),
         ("--method polyprune --num-networks 1 --final-sparsity 1", ["--final-sparsity 1.0 must be", "at most 0.9999"]),
         ("--final-sparsity -0.5", ["--final-sparsity -0.5 must be at least 0"]),
@@ -803,15 +830,30 @@ def test_bad_flags(games, flags, words, tmp_path):
 
 
 @pytest.mark.parametrize("games", ["minatar", "atari"])
-@pytest.mark.parametrize("period,warned", [(250, False), (301, True), (500, True)])
+def test_prunings_that_never_come(games, tmp_path):
+    """On Atari nothing is learned, nor pruned, after the last step; what is pruned there on MinAtar learns no more."""
+    flags = "--buffer-size 400 --learning-starts 64 --total-timesteps 1000 --method polyprune --num-networks 1"
+    for more, last in (("--prune-frequency 1000", 999), ("--prune-frequency 993 --num-envs 8", 992)):
+        line = refused(f"related/eaudeqn_{games}", flags, more, cwd=tmp_path)
+        assert f"must be at most {last}" in line
+    script = load(f"related/eaudeqn_{games}")
+    args = script.Args(method="polyprune", num_networks=1, total_timesteps=1000, prune_frequency=999)
+    script.check_args(args)
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+@pytest.mark.parametrize("period,warned", [(250, False), (301, True), (420, True), (500, True)])
 def test_a_target_network_that_never_learns(games, period, warned, tmp_path):
     """Learning starts at step 400 of 500. A period of 250 ends at the last step only, as one of 500 does, and before; a
-    period of 301 only before. On Atari nothing is learned from the last step any more."""
+    period of 301 only before. With the period of 420 learning starts at 410, but the first update is at 450. On Atari
+    nothing is learned from the last step any more."""
     env_id = "Asterix" if games == "minatar" else "ALE/Pong-v5"
     flags = f"--env-id {env_id} --buffer-size 500 --learning-starts 400 --total-timesteps 500 --eval-frequency 0"
     flags += " --width 16 --batch-size 4 --train-frequency 50"
     if period == 250:
         flags = flags.replace("--learning-starts 400", "--learning-starts 200")
+    if period == 420:
+        flags = flags.replace("--learning-starts 400", "--learning-starts 410")
     name = f"related/eaudeqn_{games}"
     output = run_here(name, flags, f"--target-network-frequency {period} --save-model", cwd=tmp_path).stdout
     assert ("warning: no --target-network-frequency period" in output) == warned
@@ -840,6 +882,31 @@ def test_stack_that_is_not_the_network(games, tmp_path):
     with pytest.raises(RuntimeError, match="change both alike"):
         run_here(forked, flags, cwd=tmp_path)
     assert not run_folders(tmp_path)
+
+
+@pytest.mark.parametrize("fault", ["missing", "exchanged", "nan"])
+def test_stack_with_other_biases(script, fault, monkeypatch):
+    """In the networks as they are made these faults of a stack would change nothing, since biases are alike or 0."""
+
+    class Faulty(script.QNetworks):
+        def __call__(self, obs):
+            biases = [stacked for name, stacked in self.parameters.items() if name.endswith("bias")]
+            for stacked in biases if fault == "exchanged" else biases[-1:]:
+                stacked.data = {"missing": 0 * stacked, "exchanged": stacked.flip(0), "nan": math.nan * stacked}[fault]
+            return super().__call__(obs)
+
+    torch.manual_seed(0)
+    sizes = (3, 3.0, 16) if hasattr(script, "AtariEnvs") else (4, 3, 3.0, 16)
+    networks = [script.QNetwork(*sizes) for _ in range(5)]
+    before = [copy.deepcopy(network.state_dict()) for network in networks]
+    state = torch.random.get_rng_state()
+    script.check_stack(networks, make_batch(script).obs)
+    assert torch.equal(torch.random.get_rng_state(), state), "a run's random numbers are as without the check"
+    for network, parameters in zip(networks, before, strict=True):
+        assert all(torch.equal(value, parameters[name]) for name, value in network.state_dict().items())
+    monkeypatch.setattr(script, "QNetworks", Faulty)
+    with pytest.raises(RuntimeError, match="change both alike"):
+        script.check_stack(networks, make_batch(script).obs)
 
 
 def test_model_of_another_width(tmp_path):
