@@ -311,7 +311,7 @@ one_k='([0-9]+(\.[0-9]+)?|([1-9][0-9]*)?n)'
 [[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
 [[ $seeds =~ ^[0-9]+(,[0-9]+)*,?$ && ! $seeds =~ ^0+$ ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
 [[ $gpus =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die "--gpus '$gpus' must be a list such as 0,1"
-[ -z "$gpus" ] || [ -z "$use_slurm" ] || die "--gpus goes not with --slurm: ask Slurm for a GPU a run, as with --slurm '--gpus=1'"
+[ -z "$gpus" ] || [ -z "$use_slurm" ] || die "--gpus cannot be combined with --slurm: ask Slurm for a GPU a run, as with --slurm '--gpus=1'"
 [ -n "$out" ] || die "--out '' names no folder; try --out benchmark/$suite"
 IFS=, read -ra gpu_list <<<"$gpus"
 IFS=, read -ra game_list <<<"$games"

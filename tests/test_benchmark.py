@@ -249,7 +249,7 @@ def test_sweep_over_k(tmp_path):
         ("minatar --k 0n", "--k '0n' must be a list"),
         ("quick --seeds 00", "--seeds '00'"),
         ("quick --dry-run --seeds 1,01", "name the run SpaceInvaders-minatar_dqn-1 twice"),
-        ("quick --gpus 0,1 --slurm --mem=1G", "--gpus goes not with --slurm"),
+        ("quick --gpus 0,1 --slurm --mem=1G", "--gpus cannot be combined with --slurm"),
         ("minatar --dry-run --k 1,1", "name the run Asterix-minatar_mexp_k1-1 twice"),
         ("minatar --dry-run --k 0.5,0.50", "name the run Asterix-minatar_mexp_k0.5-1 twice"),
         ("atari5 --k n,2n -- --no-full-action-space", "--k 'n,2n': multiples of n"),
