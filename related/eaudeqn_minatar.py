@@ -224,6 +224,8 @@ class QNetworks:
                 x = x.reshape(len(x), len(self.loss_sums), -1).permute(1, 2, 0)
             elif isinstance(layer, nn.Linear):
                 x = torch.baddbmm(self.parameters[f"{name}.bias"][:, :, None], self.parameters[f"{name}.weight"], x)
+            elif any(True for _ in layer.parameters()):
+                raise RuntimeError(f"QNetworks cannot stack {name}, a {type(layer).__name__}: give it a branch here")
             else:
                 x = layer(x)
         return self.network.mean_expansion(x.transpose(1, 2))
@@ -412,6 +414,8 @@ def update(q_networks, target_network, optimizer, args: Args, batch: "Batch") ->
     old_val = q.gather(2, batch.actions[None, :, None].expand(len(q), -1, 1)).squeeze(2)
     td_errors = td_target - old_val
     losses = td_errors.square().mean(1)
+    if losses.shape != q_networks.loss_sums.shape:
+        raise RuntimeError(f"losses must be one for each network, {tuple(q_networks.loss_sums.shape)}: they select one")
 
     optimizer.zero_grad()
     losses.sum().backward()
@@ -894,11 +898,18 @@ def check_args(args: Args) -> None:
     last_step = (args.total_timesteps - 1) // args.num_envs * args.num_envs
     if args.eval_only is None and args.method == "polyprune" and args.prune_frequency > last_step:
         fail(f"--prune-frequency {args.prune_frequency} must be at most {last_step}, the last step before the end")
-    if args.method == "polyprune" and args.horizon is not None and args.total_timesteps <= 0.2 * args.horizon:
-        print(f"warning: polyprune prunes from 20% of --horizon {args.horizon} on, after the end of this run")
     has_horizon = args.method != "dense" and args.horizon is not None
     if args.eval_only is None and has_horizon and args.horizon < args.total_timesteps:
         fail(f"--horizon {args.horizon} must be at least {args.total_timesteps}, which is --total-timesteps")
+    last_pruning = last_step // args.prune_frequency * args.prune_frequency
+    last_pruning = math.ceil(last_pruning / args.num_envs) * args.num_envs  # where the loop sees that it is due
+    dense_steps = 0.2 * (args.horizon or args.total_timesteps)
+    if args.eval_only is None and args.method == "polyprune":
+        if last_pruning < args.learning_starts or last_pruning <= dense_steps:
+            print(
+                "warning: polyprune prunes nothing before the last step: it prunes every --prune-frequency steps, "
+                "from --learning-starts and 20% of --horizon on"
+            )
     if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
         fail(f"--save-best needs evaluation phases: --eval-frequency must be 1 to {args.total_timesteps}, the steps")
     if args.track and importlib.util.find_spec("wandb") is None:

@@ -864,12 +864,27 @@ def test_a_target_network_that_never_learns(games, period, warned, tmp_path):
     assert torch.equal(model["output.weight"], made) != learned
 
 
-def test_polyprune_that_never_prunes(tmp_path):
-    flags = "--env-id Asterix --buffer-size 500 --learning-starts 64 --total-timesteps 100 --eval-frequency 0 --width 8"
-    flags += " --method polyprune --num-networks 1 --prune-frequency 10"
-    for horizon, warned in ((500, True), (499, False)):
-        output = run_here(MINATAR, flags, f"--horizon {horizon}", cwd=tmp_path).stdout
-        assert ("warning: polyprune prunes from 20% of --horizon" in output) == warned
+@pytest.mark.parametrize(
+    "flags,warned",
+    [
+        ("--prune-frequency 10 --horizon 500", True),  # up to step 100 its schedule is 0
+        ("--prune-frequency 10 --horizon 449", False),
+        ("--prune-frequency 10 --horizon 450", True),  # pruned at step 90 last, which is 20% of the horizon
+        ("--prune-frequency 60", True),  # at 60 only, before it learns
+        ("--prune-frequency 64", False),
+        ("--prune-frequency 61 --num-envs 4", False),  # which is due in step 64
+    ],
+)
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_polyprune_that_never_prunes(games, flags, warned, tmp_path):
+    """Learning starts at step 64 of 100, at whose end nothing is pruned."""
+    small = "--buffer-size 500 --learning-starts 64 --total-timesteps 100 --eval-frequency 0 --width 8 --batch-size 4"
+    env_id = "Asterix" if games == "minatar" else "ALE/Pong-v5"
+    small += f" --env-id {env_id} --method polyprune --num-networks 1 --target-network-frequency 33 --save-model"
+    output = run_here(f"related/eaudeqn_{games}", small, flags, cwd=tmp_path).stdout
+    assert ("warning: polyprune prunes nothing before the last step" in output) == warned
+    model = torch.load(run_folders(tmp_path)[0] / "model.pt", weights_only=True)
+    assert all(weight.all() for name, weight in model.items() if name.endswith("weight")) == warned
 
 
 @pytest.mark.parametrize("games", ["minatar", "atari"])
@@ -907,6 +922,38 @@ def test_stack_with_other_biases(script, fault, monkeypatch):
     monkeypatch.setattr(script, "QNetworks", Faulty)
     with pytest.raises(RuntimeError, match="change both alike"):
         script.check_stack(networks, make_batch(script).obs)
+
+
+def test_layer_that_the_stack_does_not_know(script):
+    class WithNorm(script.QNetwork):
+        def layers(self):
+            return [*super().layers()[:-1], ("norm", self.norm), super().layers()[-1]]
+
+    networks = make_networks(script, 2)
+    for network in networks:
+        network.__class__ = WithNorm
+        network.norm = torch.nn.LayerNorm(16)
+    with pytest.raises(RuntimeError, match="cannot stack norm, a LayerNorm: give it a branch here"):
+        script.check_stack(networks, make_batch(script).obs)
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_a_loss_of_all_networks_together(games, tmp_path):
+    """PyTorch's losses average over everything by default: one number would be added to the sums of all networks."""
+    name, line = f"related/eaudeqn_{games}", "losses = td_errors.square().mean(1)"
+    huber = "losses = nn.functional.smooth_l1_loss(old_val, td_target.expand_as(old_val)"
+    for end, works in ((")", False), (", reduction='none').mean(1)", True)):
+        forked = load(fork(tmp_path / f"huber_{games}_{works}.py", (line, huber + end), name=name))
+        networks = make_networks(forked)
+        q_networks = forked.QNetworks(networks)
+        optimizer = adam(q_networks.parameters.values())
+        parts = (q_networks, networks[0], optimizer, forked.Args(), make_batch(forked))
+        if works:
+            forked.update(*parts)
+            assert len(set(q_networks.loss_sums.tolist())) == 5
+        else:
+            with pytest.raises(RuntimeError, match=r"one for each network, \(5,\)"):
+                forked.update(*parts)
 
 
 def test_model_of_another_width(tmp_path):
