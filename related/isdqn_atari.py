@@ -19,7 +19,8 @@ The last layer has K + 1 heads. Head 0 is the target copy; head i learns from he
 shift each head takes over the weights of the next. `--num-iterations 0` is target-free: one head, its own target;
 `--target-network --num-iterations 1` is DQN with the same network and loss: one head and a target network. The layer
 acts on the actions of every head, so it commutes with the shift. Training acts by one of the heads 1 to K, drawn at
-every step; evaluation by their mean. The authors report training episodes: `--eval-head random` draws a head, too.
+every step for each environment; evaluation by their mean. The authors report training episodes: `--eval-head random`
+draws a head, too.
 The network, its initialisation, the loss, the epsilon schedule and when learning starts are theirs; the environment's
 protocol, the replay and the evaluation are those of `dqn_atari_mexp.py`.
 
@@ -96,7 +97,7 @@ class Args:
     buffer_size: int = 1_000_000  # transitions in the replay memory (Mnih et al. 2015)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
     gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
-    target_network_frequency: int = 8_000  # agent steps between shifts, rounded down to updates (Vincent et al. 2025)
+    target_network_frequency: int = 8_000  # agent steps of updates from shift to shift (Vincent et al. 2025)
     batch_size: int = 32  # transitions of one gradient step (Mnih et al. 2015)
     start_e: float = 1.0  # the starting epsilon for exploration (Mnih et al. 2015)
     end_e: float = 0.01  # the ending epsilon for exploration (Hessel et al. 2018)
@@ -109,7 +110,7 @@ class Args:
     eval_steps: int = 125_000  # a phase starts episodes until it took this many agent steps (Mnih et al. 2015)
     eval_envs: int = 8  # emulators of an evaluation phase
     eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
-    eval_head: Literal["mean", "random"] = "mean"  # an evaluation acts by the heads' mean, or by one drawn at a step
+    eval_head: Literal["mean", "random"] = "mean"  # what an evaluation acts by and measures; random draws one a step
     eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
     capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
 
@@ -228,6 +229,24 @@ def target_heads(q: torch.Tensor) -> torch.Tensor:
 
 
 @torch.no_grad()
+def check_shift(q_network: QNetwork, obs: torch.Tensor) -> None:
+    """Raises RuntimeError if a shift does not make the values of every head, of the observations, those of the next:
+    whoever gives the heads other layers in `QNetwork` must change its `shift`, too."""
+    if q_network.num_heads == 1:
+        return
+    network = copy.deepcopy(q_network)
+    generator = torch.Generator(obs.device).manual_seed(0)
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):  # they start alike, so that one which is not shifted would not show
+            parameter.normal_(generator=generator)
+    q = network(obs)
+    network.shift()
+    close = (network(obs)[:, :-1] - q[:, 1:]).abs().max() <= 1e-3 * q.abs().max()
+    if not close:  # NaN is not either
+        raise RuntimeError("QNetwork.shift does not shift every head: it must move all layers that have heads")
+
+
+@torch.no_grad()
 def action_values(q_network: nn.Module, head: str, obs: torch.Tensor) -> torch.Tensor:
     """The values (B, n) float32 that choose actions, of observations as the network takes them: the mean of the online
     heads, or those of one head, drawn uniformly for each observation on the network's device."""
@@ -241,9 +260,8 @@ def action_values(q_network: nn.Module, head: str, obs: torch.Tensor) -> torch.T
 
 
 def update(q_network, target_network, optimizer, args: Args, batch: "Batch") -> tuple[torch.Tensor, ...]:
-    """One gradient step. Returns the loss and the mean Q(s, a), of shape (); the TD errors, (B, K), and the losses,
-    (K,), of the online heads, of which there is one at K = 0, too; and the mean absolute differences of consecutive
-    heads, (H - 1,).
+    """One gradient step. Returns the loss and the mean Q(s, a), of shape (); the TD errors, (B, L), and the losses,
+    (L,), of the L online heads: K, or one at K = 0; and the mean absolute differences of consecutive heads, (H - 1,).
 
     The target of head i comes from head i - 1, of the same network or of the target network. The loss is the squared TD
     error, averaged over the batch and summed over the heads; all but terminal transitions bootstrap.
@@ -252,11 +270,13 @@ def update(q_network, target_network, optimizer, args: Args, batch: "Batch") -> 
         next_values = target_heads(target_network(batch.next_obs)).amax(2)
         td_targets = batch.rewards[:, None] + args.gamma * (1 - batch.terminated[:, None]) * next_values
     q = q_network(batch.obs)  # (B, H, n)
-    online_q = online_heads(q)  # (B, K, n)
+    online_q = online_heads(q)  # (B, L, n)
     actions = batch.actions[:, None, None].expand(-1, online_q.shape[1], 1)  # the same one in every head
     old_val = online_q.gather(2, actions).squeeze(2)
     td_errors = td_targets - old_val
     head_losses = td_errors.square().mean(0)
+    if td_errors.shape != old_val.shape or head_losses.shape != old_val.shape[1:]:
+        raise RuntimeError("targets must be (B, L), one of each online head, and head_losses (L,)")
     loss = head_losses.sum()
 
     optimizer.zero_grad()
@@ -748,7 +768,7 @@ NETWORK_FLAGS = ("env_id", "gamma", "num_iterations", "layer_norm", "target_netw
 
 
 def check_args(args: Args) -> None:
-    """Refuse values that cannot work, and warn of those that would learn nothing."""
+    """Refuse values that cannot work, and warn of a period that is too long for the run."""
     bounds = BOUNDS | {
         "buffer_size": (8 * args.num_envs, math.inf),
         "batch_size": (1, args.buffer_size),
@@ -770,11 +790,14 @@ def check_args(args: Args) -> None:
             f"--target-network-frequency {args.target_network_frequency} must be at least --train-frequency "
             f"{args.train_frequency}: its period is counted in updates"
         )
-    learning_steps = args.total_timesteps - args.learning_starts
-    if args.eval_only is None and args.num_iterations > 0 and learning_steps < args.target_network_frequency:
+    last_step = (args.total_timesteps - 1) // args.num_envs * args.num_envs
+    first_step = math.ceil(args.learning_starts / args.num_envs) * args.num_envs
+    updates = last_step // args.train_frequency - max(first_step - args.num_envs, 0) // args.train_frequency
+    period = args.target_network_frequency // args.train_frequency
+    if args.eval_only is None and args.num_iterations > 0 and updates <= period:
         print(
-            "warning: no --target-network-frequency period ends after --learning-starts: "
-            "all that is learned is learned from a network, or a head, that has learned nothing"
+            f"warning: --target-network-frequency is {period:,} updates, and this run has {max(updates, 0):,} before "
+            "its end: the first target head, or the target network, learns nothing until then"
         )
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs the package wandb; `pip install wandb` brings it")
@@ -1059,6 +1082,8 @@ if __name__ == "__main__":
     except (ValueError, MemoryError) as error:
         fail(error)
     q_network.to(device, memory_format=torch.channels_last)  # of the layouts the fastest on a CPU
+    example = np.random.default_rng(0).integers(256, size=(2, 4, 84, 84), dtype=np.uint8)
+    check_shift(q_network, to_device(example, device))
     target_network = q_network  # which has the target heads itself
     if args.target_network:
         target_network = copy.deepcopy(q_network).requires_grad_(False)

@@ -758,7 +758,7 @@ def check_args(args: Args) -> None:
     if args.temperature == 0 and (args.munchausen > 0 or args.policy == "boltzmann"):
         fail("--temperature 0 has no Boltzmann policy, which --munchausen and --policy boltzmann need; try 0.03")
     if args.munchausen > 0 and args.entropy_form == "kl":
-        print("warning: Munchausen-DQN has the entropy form; with the KL form, use --entropy-form entropy for theirs")
+        print("warning: --munchausen with --entropy-form kl is not Munchausen-DQN, which has --entropy-form entropy")
     if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
         fail(f"--save-best needs evaluation phases: --eval-frequency must be 1 to {args.total_timesteps}, the steps")
     if args.track and importlib.util.find_spec("wandb") is None:

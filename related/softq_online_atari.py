@@ -150,7 +150,10 @@ class QNetwork(nn.Module):
         return self.value(features).squeeze(1), self.logits(features).log_softmax(1)
 
     def forward(self, obs: torch.Tensor) -> torch.Tensor:
-        """Q, (B, n) float32: its Boltzmann policy softmax(Q / tau) is pi, and its soft value, in the KL form, is V."""
+        """Q, (B, n) float32: its Boltzmann policy softmax(Q / tau) is pi, and its soft value, in the KL form, is V.
+
+        For evaluation: training acts by `heads`, and `loss_q` and `update` write Q out themselves.
+        """
         v, log_pi = self.heads(obs)
         return v[:, None] + self.temperature * (log_pi + math.log(log_pi.shape[1]))
 
@@ -187,7 +190,8 @@ def log_pi_of(q_network: nn.Module, obs: torch.Tensor) -> torch.Tensor:
 
 
 def draw_actions(log_pi: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Actions (N,) int64 drawn from pi, of log pi up to a constant, (N, n): the argmax with Gumbel noise added."""
+    """Actions (N,) int64 drawn from pi, given log pi, (N, n), up to a constant of each row: the argmax of it with
+    Gumbel noise is such a draw."""
     return (log_pi + rng.gumbel(size=log_pi.shape)).argmax(1)
 
 
@@ -241,6 +245,8 @@ def update(q_network, optimizer, args: Args, rollout: "Rollout") -> tuple[torch.
     v, log_pi = q_network.heads(rollout.obs.flatten(0, 1))
     log_n = math.log(log_pi.shape[1])
     log_pi_a = log_pi.gather(1, rollout.actions.flatten()[:, None]).squeeze(1)
+    if v.shape != log_pi_a.shape:  # (B, 1) would broadcast to (B, B) below
+        raise RuntimeError(f"QNetwork.heads must return V of shape {tuple(log_pi_a.shape)}, not {tuple(v.shape)}")
     kl = (log_pi.exp() * log_pi).sum(1) + log_n
     with torch.no_grad():
         # Of all successors, though few are needed: a CUDA graph has fixed shapes

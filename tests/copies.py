@@ -75,6 +75,7 @@ OF_THE_AGENT = {
     "target_heads",
     "QNetworks",
     "check_stack",
+    "check_shift",
     "check_memory",
     "num_pruned",
     "next_sparsities",

@@ -2,13 +2,15 @@
 
 import copy
 import csv
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import load, run, run_folders
+from conftest import ROOT, load, run, run_folders
 from test_bad_input import refused
 from test_capture import cuda  # noqa: F401  (a fixture)
 from test_minatar import SHORT, make_batch
@@ -419,9 +421,100 @@ def test_whose_targets_in_a_run(name, flags, own, tmp_path):
     seen = '        open("targets.txt", "a").write(f"{target_network is q_network}\\n")\n'
     forked = fork(tmp_path / "targets.py", (line, seen + line), name=name)
     tiny = "--batch-size 4 --learning-starts 64 --buffer-size 400 --total-timesteps 80 --eval-frequency 0 --no-cuda"
-    warned = "warning: no --target-network-frequency period ends" in run_here(forked, tiny, flags, cwd=tmp_path).stdout
+    warned = "warning: --target-network-frequency is" in run_here(forked, tiny, flags, cwd=tmp_path).stdout
     assert set((tmp_path / "targets.txt").read_text().split()) == {str(own)}
     assert warned is (flags != "--num-iterations 0")
+
+
+@pytest.mark.parametrize("num_envs,last_silent", [(1, 77), (3, 79)])
+def test_a_period_that_is_too_long(script, num_envs, last_silent, capsys, monkeypatch):
+    """Four updates a period, at 64, 68, 72 and 76 (with three environments in the steps to 66, 69, 72 and 78): to learn
+    after it takes a fifth, at 80 (in the step to 81)."""
+    flags = dict(learning_starts=64, target_network_frequency=16, num_iterations=2, num_envs=num_envs)
+    fifth = 80 if num_envs == 1 else 81
+    for total in range(60, 100):
+        script.check_args(script.Args(**flags, total_timesteps=total))
+        warned = "warning: --target-network-frequency is 4 updates" in capsys.readouterr().out
+        assert warned == (total - 1 < fifth), total
+    script.check_args(script.Args(**flags | {"num_iterations": 0}, total_timesteps=60))
+    assert not capsys.readouterr().out, "a single head learns from itself at once"
+
+
+class WithOtherHeads:
+    """What a fork may do: a value of each head added outside of `output`, which `shift` does not move."""
+
+    def forward(self, obs):
+        return super().forward(obs) + self.values[None, :, None]
+
+
+def test_shift_that_forgets_a_layer(script, monkeypatch):
+    network = make_network(script, 3, 6.0)
+    before = copy.deepcopy(network.state_dict())
+    state = torch.random.get_rng_state()
+    obs = batch_of(script).obs
+    script.check_shift(network, obs)
+    assert torch.equal(torch.random.get_rng_state(), state), "a run's random numbers are as without the check"
+    assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
+    other = make_network(script, 3, 6.0)
+    other.__class__ = type("Other", (WithOtherHeads, script.QNetwork), {})
+    other.values = nn.Parameter(torch.tensor([0.0, 1.0, 2.0]))
+    with pytest.raises(RuntimeError, match="must move all layers that have heads"):
+        script.check_shift(other, obs)
+    nn.init.zeros_(network.output.bias)
+    monkeypatch.setattr(script.QNetwork, "shift", shift_of_weights)
+    with pytest.raises(RuntimeError, match="must move all layers that have heads"):
+        script.check_shift(network, obs)
+
+
+@torch.no_grad()
+def shift_of_weights(network):
+    """A shift without that of the biases, which are all 0 when a run starts."""
+    heads = network.output.weight.unflatten(0, (network.num_heads, -1))
+    heads[:-1].copy_(heads[1:].clone())
+
+
+@pytest.mark.parametrize("name", [ATARI, MINATAR])
+def test_losses_and_targets_of_other_shapes(name, tmp_path):
+    """PyTorch's losses average over everything by default; a target without its axis of heads broadcasts."""
+    loss, target = "head_losses = td_errors.square().mean(0)", "args.gamma * (1 - batch.terminated[:, None])"
+    huber = "head_losses = nn.functional.smooth_l1_loss(old_val, td_targets"
+    changes = {
+        "scalar": ((loss, huber + ")"),),
+        "one": ((loss, huber + ", reduction='none').mean(0)"),),
+        "broadcast": (("batch.rewards[:, None] +", "batch.rewards +"), (target, target.replace("[:, None]", ""))),
+    }
+    for fault, change in changes.items():
+        forked = load(fork(tmp_path / f"{fault}_{name.split('_')[-1]}.py", *change, name=name))
+        network = make_network(forked, 1 if fault == "broadcast" else 3)
+        parts = (network, network, adam(network), forked.Args(), batch_of(forked))
+        if fault == "one":
+            assert forked.update(*parts)[3].shape == (2,)
+        else:
+            with pytest.raises(RuntimeError, match="one of each online head"):
+                forked.update(*parts)
+
+
+@pytest.mark.parametrize("name", [ATARI, MINATAR])
+def test_double_dqn_of_the_docs(name, tmp_path):
+    """The two lines of docs/hacking.md: head i chooses the next action for its target, whose value is head i - 1's."""
+    text = (ROOT / "docs" / "hacking.md").read_text()
+    (lines,) = re.findall(r"```python\n( +next_actions = online_heads.+\n +next_values = .+)\n```", text)
+    change = ("        next_values = target_heads(target_network(batch.next_obs)).amax(2)", lines)
+    double = load(fork(tmp_path / f"double_{Path(name).name}.py", change, name=name))
+    network, batch = make_network(double, 4), batch_of(double)
+    for parameter in network.output.parameters():
+        nn.init.normal_(parameter, generator=torch.Generator().manual_seed(0))
+    q, q_next = network(batch.obs).detach(), network(batch.next_obs).detach()
+    *_, td_errors, _, _ = double.update(network, network, adam(network), double.Args(gamma=GAMMA), batch)
+    different = 0
+    for b in range(len(batch.actions)):
+        for i in range(1, 4):
+            chosen = int(q_next[b, i].argmax())
+            different += chosen != int(q_next[b, i - 1].argmax())
+            target = batch.rewards[b] + GAMMA * (1 - batch.terminated[b]) * q_next[b, i - 1, chosen]
+            expected = float(target - q[b, i, batch.actions[b]])
+            assert float(td_errors[b, i - 1]) == pytest.approx(expected, rel=1e-4, abs=1e-3)
+    assert different > 0
 
 
 def final_heads(folder, num_heads):

@@ -4,6 +4,7 @@ import copy
 import csv
 import itertools
 import math
+import re
 from contextlib import nullcontext
 from types import SimpleNamespace
 from unittest import mock
@@ -20,6 +21,7 @@ from test_evaluation import ScriptedEnvs
 from test_minatar import Stepped
 from test_resume import assert_same_weights, evaluations, fork, new_folders, run_here, scalars
 
+HACKING = ROOT / "docs" / "hacking.md"
 softq = load("related/softq_minatar")
 online = load("related/softq_online_minatar")
 ATARI = {"softq_minatar": "softq_atari", "softq_online_minatar": "softq_online_atari"}
@@ -283,6 +285,81 @@ def test_rollout_targets_against_loops():
                     total += discount * next_v[u, i]
                     break
             assert got[t, i] == pytest.approx(total)
+
+
+@pytest.mark.parametrize("lam", [0.0, 0.7, 1.0])
+def test_gae_of_the_docs(lam, tmp_path):
+    """The line of docs/hacking.md against the definition: the exponentially weighted sum of one-step advantages."""
+    (line,) = re.findall(r"`(\(\(1 - lam\) \* next_v.+?\))` in the place of `v_target`", HACKING.read_text())
+    old = "args.gamma * (1 - rollout.terminated[t]) * v_target\n"
+    changes = [(old, old.replace("v_target", line)), ("    targets = []  #", f"    lam = {lam}\n    targets = []  #")]
+    gae = load(fork(tmp_path / f"gae_{int(10 * lam)}.py", *changes, name="related/softq_online_minatar"))
+    rng = np.random.default_rng(0)
+    steps, num_envs, tau, gamma = 5, 40, 0.2, 0.9
+    terminated = rng.random((steps, num_envs)) < 0.15
+    truncated = (rng.random((steps, num_envs)) < 0.15) & ~terminated
+    rewards, v, next_v, kl = rng.normal(size=(4, steps, num_envs))
+    next_v[:-1] = np.where(terminated | truncated, next_v, np.roll(v, -1, axis=0))[:-1]  # V of the successor
+    nothing = torch.zeros(1)
+    ends = [torch.from_numpy(array.astype(float)) for array in (terminated, truncated)]
+    rollout = gae.Rollout(nothing, nothing, torch.from_numpy(rewards), nothing, *ends)
+    args = gae.Args(num_steps=steps, temperature=tau, gamma=gamma)
+    got = gae.rollout_targets(args, rollout, torch.from_numpy(next_v), torch.from_numpy(kl)).numpy()
+    deltas = rewards - tau * kl + gamma * ~terminated * next_v - v
+    for t in range(steps):
+        for i in range(num_envs):
+            advantage, weight = 0.0, 1.0
+            for u in range(t, steps):
+                advantage += weight * deltas[u, i]
+                weight *= gamma * lam
+                if terminated[u, i] or truncated[u, i]:
+                    break
+            assert got[t, i] - tau * kl[t, i] == pytest.approx(v[t, i] + advantage)
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+def test_value_of_another_shape(games, tmp_path):
+    """A fork whose value head gives (B, 1), as CleanRL's does, would learn from the differences of all pairs."""
+    name, line = f"related/softq_online_{games}", "return self.value(features).squeeze(1), "
+    forked = load(fork(tmp_path / f"value_{games}.py", (line, "return self.value(features), "), name=name))
+    network = forked.QNetwork(*((4, 3) if games == "minatar" else (3,)), 0.05)
+    obs = torch.rand(2, 3, 10, 10, 4) < 0.3 if games == "minatar" else torch.zeros(2, 3, 4, 84, 84, dtype=torch.uint8)
+    zeros = torch.zeros(2, 3)
+    rollout = forked.Rollout(obs, zeros.long(), zeros, obs, zeros, zeros)
+    with pytest.raises(RuntimeError, match=r"must return V of shape \(6,\), not \(6, 1\)"):
+        forked.update(network, torch.optim.SGD(network.parameters(), lr=1.0), forked.Args(num_steps=2), rollout)
+
+
+@pytest.mark.parametrize("games", ["minatar", "atari"])
+@pytest.mark.parametrize("form", ["kl", "entropy"])
+def test_double_soft_dqn_of_the_docs(games, form, tmp_path):
+    """The lines of docs/hacking.md: the mean, under the online network's policy, of the target network's values less
+    tau log pi; with one network for both that is its soft value."""
+    (lines,) = re.findall(r"```python\n( +log_pi = log_policy\(q_network.+?)\n```", HACKING.read_text(), re.DOTALL)
+    old = "        next_values = soft_values(target_network(batch.next_obs), args.temperature, args.entropy_form)"
+    forked = load(fork(tmp_path / f"double_{games}_{form}.py", (old, lines), name=f"related/softq_{games}"))
+    torch.manual_seed(0)
+    sizes, tau = ((4, 3, 0.0) if games == "minatar" else (3, 0.0)), 0.05
+    network, other = forked.QNetwork(*sizes), forked.QNetwork(*sizes)
+    obs = torch.rand(6, 10, 10, 4) < 0.3
+    if games == "atari":
+        obs = torch.randint(256, (6, 4, 84, 84), dtype=torch.uint8)
+    zeros = torch.zeros(6)
+    batch = forked.Batch(obs=obs, actions=zeros.long(), rewards=zeros, next_obs=obs, terminated=zeros)
+    args = forked.Args(gamma=1.0, temperature=tau, entropy_form=form)
+    for target in (network, other):
+        q, q_target = network(obs).detach(), target(obs).detach()
+        by_hand = []
+        for row, values in zip(q.tolist(), q_target.tolist(), strict=True):
+            weights = [math.exp((x - max(row)) / tau) for x in row]
+            pi = [weight / sum(weights) for weight in weights]
+            value = sum(p * (x - tau * math.log(p)) for p, x in zip(pi, values, strict=True))
+            by_hand.append(value - tau * math.log(3) * (form == "kl"))
+        soft = forked.soft_values(q_target, tau, form)
+        assert torch.allclose(soft, torch.tensor(by_hand), atol=1e-5) == (target is network)
+        optimizer = torch.optim.SGD(network.parameters(), lr=0.0)
+        *_, td_errors = forked.update(network, target, optimizer, args, batch)
+        np.testing.assert_allclose(td_errors + q[:, 0], by_hand, atol=1e-5)
 
 
 @pytest.mark.parametrize("method", ["q", "pg"])
@@ -713,7 +790,7 @@ def test_bad_flags(name, flags, words, games, tmp_path):
 def test_munchausen_with_the_kl_form_is_said(tmp_path):
     flags = "--munchausen 0.9 --learning-starts 64 --buffer-size 100 --total-timesteps 100 --eval-frequency 0"
     result = run_here("related/softq_minatar", flags, cwd=tmp_path)
-    assert "warning: Munchausen-DQN has the entropy form" in result.stdout
+    assert "warning: --munchausen with --entropy-form kl is not Munchausen-DQN" in result.stdout
 
 
 @pytest.mark.slow
