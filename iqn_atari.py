@@ -814,7 +814,7 @@ def run_to_resume(args: Args) -> Optional[Path]:
     try:
         config = json.loads((newest / "config.json").read_text())
         finished = config["finished"]
-        flags = other_flags(args, config["args"])
+        flags = other_flags(args, plain(Args()) | config["args"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fail(f"--resume: {newest}/config.json is damaged ({error!r}); start a new run without --resume")
     if flags and (finished or (newest / "checkpoint.pt").exists()):
@@ -887,7 +887,7 @@ def load_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Ge
     except Exception as error:  # zipfile and torch raise whatever a damaged file leads to
         fail(f"--resume: {path} is damaged ({error}); delete it, or start a new run without --resume")
     try:
-        if flags := other_flags(args, checkpoint["args"]):
+        if flags := other_flags(args, plain(Args()) | checkpoint["args"]):
             fail(f"--resume: {run_dir} ran with {' '.join(flags)}; repeat that, or start a new run without --resume")
         log_sizes = checkpoint["log_sizes"]
         for name, size in log_sizes.items():

@@ -240,6 +240,7 @@ def update(q_network, target_network, optimizer, args: Args, batch: "Batch") -> 
             td_target = td_target + args.munchausen * (args.temperature * log_pi).clamp(-1, 0)
     old_val = q_network(batch.obs).gather(1, batch.actions[:, None]).squeeze(1)
     td_errors = td_target - old_val
+    assert td_errors.shape == batch.actions.shape, "a td_target of another shape than (B,) is broadcast"
     loss = 0.5 * td_errors.square().sum()
 
     optimizer.zero_grad()
@@ -810,7 +811,7 @@ def run_to_resume(args: Args) -> Optional[Path]:
     try:
         config = json.loads((newest / "config.json").read_text())
         finished = config["finished"]
-        flags = other_flags(args, config["args"])
+        flags = other_flags(args, plain(Args()) | config["args"])
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fail(f"--resume: {newest}/config.json is damaged ({error!r}); start a new run without --resume")
     if flags and (finished or (newest / "checkpoint.pt").exists()):
@@ -883,7 +884,7 @@ def load_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Ge
     except Exception as error:  # zipfile and torch raise whatever a damaged file leads to
         fail(f"--resume: {path} is damaged ({error}); delete it, or start a new run without --resume")
     try:
-        if flags := other_flags(args, checkpoint["args"]):
+        if flags := other_flags(args, plain(Args()) | checkpoint["args"]):
             fail(f"--resume: {run_dir} ran with {' '.join(flags)}; repeat that, or start a new run without --resume")
         log_sizes = checkpoint["log_sizes"]
         for name, size in log_sizes.items():
@@ -1083,7 +1084,7 @@ if __name__ == "__main__":
                 q = (q - q.max(1, keepdims=True)) / args.temperature + rng.gumbel(size=q.shape)
             actions = np.where(explore, actions, q.argmax(1))
         next_obs, rewards, terminated, truncated, done, info = envs.step(actions)
-        buffer.append(obs, info["final_obs"], actions, rewards, terminated)
+        buffer.append(obs, info["final_obs"], actions, rewards, terminated)  # `next_obs` may begin a new episode
         obs = next_obs
         global_step += args.num_envs  # from here on it counts the step just taken
 

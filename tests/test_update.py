@@ -1,13 +1,16 @@
 """One gradient step against the formula, computed by hand in float64."""
 
 import copy
+import inspect
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 from conftest import DQN, bind, load, make_network
+from test_resume import fork
 
 GAMMA, LR, K = 0.99, 1e-3, 2.5
 CPU = torch.device("cpu")
@@ -175,3 +178,22 @@ def test_every_multiple_is_due_once(num_envs, frequency):
     assert sum(script.due(step, num_envs, frequency) for step in steps) == steps[-1] // frequency
     assert script.due(1000, num_envs, 0) == 0
     assert script.due(0, num_envs, frequency) == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["dqn_atari", "dqn_atari_mexp", "related/dueling_atari", "related/nature_dqn_atari", "related/softq_atari"]
+)
+def test_a_target_of_another_shape(name, tmp_path):
+    """A fork that forgets the `squeeze` of double DQN would learn from the differences of all pairs of transitions."""
+    changes = [("td_target = batch.rewards + args.gamma * (1 - batch.terminated) * next_values", COLUMN)]
+    script = load(fork(tmp_path / f"column_{Path(name).name}.py", *changes, name=name))
+    batch = batch_with_all_kinds(script)
+    sizes = dict(num_actions=6, mean_scaling_coefficient=0.0, rdq=False)
+    known = inspect.signature(script.QNetwork.__init__).parameters
+    network = script.QNetwork(**{name: size for name, size in sizes.items() if name in known})
+    optimizer = torch.optim.Adam(network.parameters(), lr=LR)
+    with pytest.raises(AssertionError, match="is broadcast"):
+        script.update(network, copy.deepcopy(network), optimizer, script.Args(), batch)
+
+
+COLUMN = "td_target = batch.rewards + args.gamma * (1 - batch.terminated) * next_values[:, None]"
