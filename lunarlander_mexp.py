@@ -203,8 +203,9 @@ def update(q_network, target_network, optimizer, args: Args, batch: "Batch") -> 
 class GymEnvs:
     """N environments of Gymnasium with flat observations and discrete actions, stepped one after the other.
 
-    Observations are (D,) float32. Episodes end where the environment terminates or its own time limit truncates.
-    Rewards are scaled for learning, scores are not. Raises ValueError for an environment that is none of these.
+    Observations are (N, D) float32. Episodes end where the environment terminates or its own time limit truncates.
+    Rewards are scaled for learning, scores are not. Raises ValueError for an environment whose observations are not
+    flat or whose actions are not discrete.
     """
 
     def __init__(self, env_id: str, num_envs: int, reward_scale: float):

@@ -279,6 +279,7 @@ def draw_gains(table: list[dict], path: Path, args: Args) -> None:
     colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7")  # Okabe and Ito's, told apart by the colour-blind too
     for steps, colour in zip(STEPS, colours, strict=True):
         rows = [row for row in table if row["steps"] == steps and row["k"] > 0]
+        rows.sort(key=lambda row: row["k"])
         k = [row["k"] for row in rows]
         gain = [row["gain"] for row in rows]
         low = [row["gain_low"] for row in rows]
@@ -398,7 +399,7 @@ def fail(message: object) -> NoReturn:
 
 def check_args(args: Args) -> None:
     """Ends the program, before anything is computed, over a flag that cannot work."""
-    if 0.0 not in args.k or len(args.k) < 2 or not all(0 <= k < np.inf for k in args.k):
+    if 0.0 not in args.k or max(args.k) == 0 or not all(0 <= k < np.inf for k in args.k):
         fail(f"--k {' '.join(map(str, args.k))} must contain 0, the baseline, and other numbers of at least 0")
     if args.picture_k is not None and (args.picture_k == 0 or args.picture_k not in args.k):
         fail(f"--picture-k {args.picture_k} must be one of --k's other than 0: {' '.join(map(str, args.k))}")

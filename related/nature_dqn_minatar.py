@@ -227,7 +227,7 @@ def update(q_network, target_network, optimizer, args: Args, batch: "Batch") -> 
     old_val = q_network(batch.obs).gather(1, batch.actions[:, None]).squeeze(1)
     td_errors = td_target - old_val
     assert td_errors.shape == batch.actions.shape, "a td_target of another shape than (B,) is broadcast"
-    loss = nn.functional.huber_loss(old_val, td_target, reduction="sum", delta=1.0)
+    loss = nn.functional.huber_loss(td_errors, torch.zeros_like(td_errors), reduction="sum", delta=1.0)
 
     optimizer.zero_grad()
     loss.backward()

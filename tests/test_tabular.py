@@ -356,6 +356,7 @@ def test_divergence_is_told(tmp_path):
     [
         "--k 1 2",
         "--k 0",
+        "--k 0 0",
         "--k 0 -1",
         "--k 0 inf",
         "--picture-k 0",
