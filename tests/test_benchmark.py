@@ -1,6 +1,7 @@
 """`benchmark.sh`: its lists of runs, and tiny real suites that are repeated, hurt and interrupted."""
 
 import fcntl
+import json
 import os
 import re
 import shlex
@@ -489,11 +490,17 @@ def test_real_suite(tmp_path):
 @pytest.mark.slow
 def test_repeated_with_one_run_that_fails(tmp_path):
     """One run's checkpoint is damaged: the others finish, it is tried twice and named. Mended, only it is run."""
+    suite, passed_on = "quick --out out --seeds 1 --steps 300 --workers 2", f"-- {TINY} --eval-frequency 100"
+    flags = f"{suite} {passed_on}"
+    lines = benchmark(f"{suite} --dry-run {passed_on}", cwd=tmp_path).stdout.splitlines()
+    (command,) = [shlex.split(line) for line in lines if "--exp-name minatar_dqn" in line]
+    script = load("minatar_mexp")
+    path = next(i for i, word in enumerate(command) if word.endswith("minatar_mexp.py"))
+    args = tyro.cli(script.Args, args=command[path + 1 :])
     broken = tmp_path / "out" / "runs" / "MinAtar" / "SpaceInvaders-v1__minatar_dqn__1__1700000000"
     broken.mkdir(parents=True)
-    (broken / "config.json").write_text('{"args": {}, "finished": false}')
+    (broken / "config.json").write_text(json.dumps({"args": script.plain(args), "finished": False}))
     (broken / "checkpoint.pt").write_bytes(b"no checkpoint")
-    flags = f"quick --out out --seeds 1 --steps 300 --workers 2 -- {TINY} --eval-frequency 100"
     result = benchmark(flags, cwd=tmp_path, check=1)
     log = tmp_path / "out" / "logs" / "SpaceInvaders-minatar_dqn-1.log"
     assert f"failed twice: SpaceInvaders-minatar_dqn-1, log {log}" in result.stderr
