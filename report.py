@@ -168,6 +168,8 @@ COLOURS = {  # Okabe & Ito's palette, with a brown and a grey
     "IB-iS-DQN K=9(n)": "#EBD08A",
     "EauDeQN": "#1A9850",
     "IB-EauDeQN(n)": "#A6D96A",
+    "EauDeQN-32": "#2C7FB8",
+    "EauDeQN-512": "#0B3D0B",
     "PolyPrune": "#5E3C99",
     "IB-PolyPrune(n)": "#B2ABD2",
     "Dense DQN": "#525252",
