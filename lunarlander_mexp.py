@@ -759,7 +759,7 @@ def run_to_resume(args: Args) -> Optional[Path]:
     try:
         config = json.loads((newest / "config.json").read_text())
         finished = config["finished"]
-        flags = other_flags(args, plain(Args()) | config["args"])
+        flags = other_flags(args, plain(Args()) | config["args"])  # what it did not have had its default
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fail(f"--resume: {newest}/config.json is damaged ({error!r}); start a new run without --resume")
     if flags and (finished or (newest / "checkpoint.pt").exists()):

@@ -224,7 +224,7 @@ class QNetworks:
                 x = x.reshape(len(x), len(self.loss_sums), -1).permute(1, 2, 0)
             elif isinstance(layer, nn.Linear):
                 x = torch.baddbmm(self.parameters[f"{name}.bias"][:, :, None], self.parameters[f"{name}.weight"], x)
-            elif any(True for _ in layer.parameters()):
+            elif list(layer.parameters()):
                 raise RuntimeError(f"QNetworks cannot stack {name}, a {type(layer).__name__}: give it a branch here")
             else:
                 x = layer(x)
@@ -298,7 +298,7 @@ def check_stack(networks: list[QNetwork], obs: torch.Tensor) -> None:
     for stacked, network in zip(QNetworks(networks)(obs), networks, strict=True):
         q = network(obs)
         close = (stacked - q).abs().max() <= 1e-2 * q.abs().max()  # a GPU's convolutions have three digits (TF32)
-        if not close:  # NaN is not either
+        if not close:  # so written, NaN is refused too
             raise RuntimeError("QNetworks.__call__ and QNetwork.forward give different values: change both alike")
 
 
@@ -1031,7 +1031,7 @@ def run_to_resume(args: Args) -> Optional[Path]:
     try:
         config = json.loads((newest / "config.json").read_text())
         finished = config["finished"]
-        flags = other_flags(args, plain(Args()) | config["args"])
+        flags = other_flags(args, plain(Args()) | config["args"])  # what it did not have had its default
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fail(f"--resume: {newest}/config.json is damaged ({error!r}); start a new run without --resume")
     if flags and (finished or (newest / "checkpoint.pt").exists()):

@@ -97,7 +97,7 @@ class Args:
     buffer_size: int = 1_000_000  # transitions in the replay memory (Mnih et al. 2015)
     buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
     gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
-    target_network_frequency: int = 8_000  # agent steps of updates from shift to shift (Vincent et al. 2025)
+    target_network_frequency: int = 8_000  # agent steps between shifts, counted in updates (Vincent et al. 2025)
     batch_size: int = 32  # transitions of one gradient step (Mnih et al. 2015)
     start_e: float = 1.0  # the starting epsilon for exploration (Mnih et al. 2015)
     end_e: float = 0.01  # the ending epsilon for exploration (Hessel et al. 2018)
@@ -110,7 +110,7 @@ class Args:
     eval_steps: int = 125_000  # a phase starts episodes until it took this many agent steps (Mnih et al. 2015)
     eval_envs: int = 8  # emulators of an evaluation phase
     eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
-    eval_head: Literal["mean", "random"] = "mean"  # what an evaluation acts by and measures; random draws one a step
+    eval_head: Literal["mean", "random"] = "mean"  # an evaluation acts by the heads' mean, or by one drawn at a step
     eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
     capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
 
@@ -242,7 +242,7 @@ def check_shift(q_network: QNetwork, obs: torch.Tensor) -> None:
     q = network(obs)
     network.shift()
     close = (network(obs)[:, :-1] - q[:, 1:]).abs().max() <= 1e-3 * q.abs().max()
-    if not close:  # NaN is not either
+    if not close:  # so written, NaN is refused too
         raise RuntimeError("QNetwork.shift does not shift every head: it must move all layers that have heads")
 
 
@@ -792,6 +792,7 @@ def check_args(args: Args) -> None:
         )
     last_step = (args.total_timesteps - 1) // args.num_envs * args.num_envs
     first_step = math.ceil(args.learning_starts / args.num_envs) * args.num_envs
+    # Multiples of --train-frequency up to the last step, but for those before learning starts
     updates = last_step // args.train_frequency - max(first_step - args.num_envs, 0) // args.train_frequency
     period = args.target_network_frequency // args.train_frequency
     if args.eval_only is None and args.num_iterations > 0 and updates <= period:
@@ -904,7 +905,7 @@ def run_to_resume(args: Args) -> Optional[Path]:
     try:
         config = json.loads((newest / "config.json").read_text())
         finished = config["finished"]
-        flags = other_flags(args, plain(Args()) | config["args"])
+        flags = other_flags(args, plain(Args()) | config["args"])  # what it did not have had its default
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         fail(f"--resume: {newest}/config.json is damaged ({error!r}); start a new run without --resume")
     if flags and (finished or (newest / "checkpoint.pt").exists()):

@@ -364,10 +364,13 @@ def test_flags_of_a_fork(changes, tmp_path):
 
 
 def test_resume_with_a_flag_that_the_run_did_not_have(tmp_path):
-    """A fork's new flag has its default in older runs: with another value it is another agent."""
-    flags, _ = checkpointed_run(tmp_path)
+    """A fork's new flag has its default in older runs: with another value it is another agent, finished or not."""
+    flags, folder = checkpointed_run(tmp_path)
     new = "    gamma: float = 0.99"
     forked = fork(tmp_path / "with_a_flag.py", (new, "    n_step: int = 1\n" + new))
     flags = f"{flags} --exp-name dqn_atari_mexp --resume --no-cuda"
     assert "ran with --n-step 1; repeat that" in refused(forked, flags, "--n-step 3", cwd=tmp_path)
     assert "goes on from step" in run_here(forked, flags, cwd=tmp_path, stop_at=101).stdout
+    config = json.loads((folder / "config.json").read_text())
+    put(folder / "config.json", json.dumps(config | {"finished": True}).encode())
+    assert "ran with --n-step 1; repeat that" in refused(forked, flags, "--n-step 3", cwd=tmp_path)
