@@ -2,11 +2,9 @@
 # requires-python = ">=3.11,<3.14"
 # dependencies = [
 #     "gymnasium==1.4.0",
-#     "imageio-ffmpeg==0.8.1",
 #     "MinAtar==1.0.15",
 #     "numpy==2.4.6",
 #     "psutil==7.2.2",
-#     "seaborn==0.13.2",
 #     "tensorboard==2.21.0",
 #     "torch==2.13.0",
 #     "tqdm==4.70.1",
@@ -20,8 +18,8 @@ its own pace.
 Five online networks of different sparsity learn from the same batches, against one target network, and each adds up its
 losses. At the end of a period (`--target-network-frequency`) the one of the least loss becomes the target. Slot 0 keeps
 it as it is, the other slots become copies of it, pruned further, and Adam begins anew. The target network is thus the
-one selected last: it is what is evaluated and saved. `--method polyprune --num-networks 1` prunes one network by a
-schedule instead, `--method dense --num-networks 1` never does, which is DQN with a mean squared loss. The layer has no
+one selected last: it is what is evaluated and saved. `--method polyprune` prunes one network by a
+schedule instead, `--method dense` never does, which is DQN with a mean squared loss. The layer has no
 weights: it is never pruned and never counted.
 
 The authors' training code is not public; `--num-networks`, `--max-exponent` and `--max-speed` are those of their
@@ -39,7 +37,6 @@ Usage: python related/eaudeqn_minatar.py --env-id MinAtar/Breakout-v1
 import copy
 import csv
 import ctypes
-import difflib
 import fcntl
 import glob
 import importlib.metadata
@@ -48,23 +45,21 @@ import json
 import math
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import time
-import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal, NamedTuple, NoReturn, Optional, TextIO
 
 import gymnasium
-import imageio_ffmpeg
 import minatar.gym
 import numpy as np
 import psutil
-import seaborn
 import torch
 import torch.nn as nn
 import tyro
@@ -83,11 +78,11 @@ class Args:
     track: bool = False  # if toggled, this experiment is tracked with Weights and Biases (`pip install wandb`)
     wandb_project_name: str = "mean-expansion"  # the wandb's project name
     wandb_entity: Optional[str] = None  # the entity (team) of wandb's project
-    save_model: bool = False  # whether to save the trained model into the run's folder
-    save_best: bool = False  # keep the network of the best evaluation phase, and play it at the end (best.json)
+    save_model: bool = False  # whether to save the trained model into the run's folder; `play.py` shows it
+    save_best: bool = False  # whether to save the network of the best evaluation phase there (`play.py --best`)
     runs_dir: str = "runs"  # the folder in which every run makes its own
-    resume: bool = False  # go on with the newest run of this env, script and seed, unless it has finished or is new
-    checkpoint_frequency: int = 250_000  # agent steps between checkpoints (up to some 200 MB); 0 is never
+    resume: bool = False  # go on with the newest run of this env, name and seed that has a checkpoint, if there is one
+    checkpoint_frequency: int = 50_000  # agent steps between checkpoints (up to some 200 MB); 0 is never
     num_threads: int = 1  # CPU threads of PyTorch; more make a network this small slower
 
     # ENVIRONMENT
@@ -98,9 +93,9 @@ class Args:
     total_timesteps: int = 5_000_000  # agent steps, of one frame each (Young & Tian 2019)
     learning_rate: float = 2.5e-4  # of Adam (Ceron & Castro 2021)
     adam_eps: float = 3.125e-4  # epsilon of Adam (Ceron & Castro 2021)
-    mean_scaling_coefficient: Optional[float] = 0.0  # k of the layer; the number of actions if None; 0 is without it
+    mean_scaling_coefficient: float | Literal["n", "2n", "4n"] = 0.0  # k of the layer; n is the number of actions
     method: Literal["eaudeqn", "polyprune", "dense"] = "eaudeqn"  # how the network is pruned; dense is not at all
-    num_networks: int = 5  # online networks (Vincent et al. 2025); polyprune and dense have 1
+    num_networks: Optional[int] = None  # online networks; if None 5 (Vincent et al. 2025), and 1 if not eaudeqn
     width: int = 128  # units of the dense layer (Young & Tian 2019)
     max_exponent: float = 3.0  # u is drawn from 0 to this, uniformly (reconstructed; Vincent et al. 2025); eaudeqn only
     max_speed: float = 0.01  # the most that sparsity grows in a period (Vincent et al. 2025); eaudeqn only
@@ -123,8 +118,6 @@ class Args:
     eval_episodes: int = 100  # episodes of an evaluation phase
     eval_envs: int = 20  # games that an evaluation phase plays at a time
     eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
-    eval_only: Optional[str] = None  # evaluate this saved model, RUN/model.pt, for one phase instead of training
-    capture_video: bool = False  # whether to film the first episode of every evaluation phase (videos/ in the run)
 
 
 # AGENT
@@ -140,7 +133,7 @@ class MeanExpansion(nn.Module):
     def __init__(self, k: float):
         super().__init__()
         if not 0 <= k < math.inf:
-            raise ValueError(f"--mean-scaling-coefficient {k} must be a finite number, at least 0")
+            raise ValueError(f"k = {k} must be a finite number, at least 0")
         self.k = float(k)
 
     def forward(self, z: torch.Tensor) -> torch.Tensor:
@@ -191,6 +184,10 @@ class QNetwork(nn.Module):
         for name in ("output.weight", "output.bias"):
             folded[name] = folded[name] + self.mean_expansion.k * folded[name].mean(0, keepdim=True)
         return folded
+
+
+def make_network(args: Args, envs: "MinAtarEnvs") -> QNetwork:
+    return QNetwork(envs.obs_shape[-1], envs.num_actions, args.mean_scaling_coefficient, args.width)
 
 
 class QNetworks:
@@ -380,8 +377,7 @@ def sparsity_metrics(q_network: nn.Module) -> dict[str, float]:
 
 
 def linear_schedule(start_e: float, end_e: float, duration: int, t: int) -> float:
-    """What falls on a schedule, such as epsilon, at agent step `t`: linear from `start_e` to `end_e` over `duration`
-    steps, then constant."""
+    """Linear decay from `start_e` to `end_e` over `duration` agent steps, then constant; `t` is the agent step."""
     return start_e + (end_e - start_e) * min(t / duration, 1.0)
 
 
@@ -400,7 +396,9 @@ def action_values(q_network: nn.Module, obs: torch.Tensor) -> torch.Tensor:
     return q_network(obs)
 
 
-def update(q_networks, target_network, optimizer, args: Args, batch: "Batch") -> tuple[torch.Tensor, ...]:
+def update(
+    q_networks: QNetworks, target_network: nn.Module, optimizer: torch.optim.Optimizer, args: Args, batch: "Batch"
+) -> tuple[torch.Tensor, ...]:
     """One gradient step of all networks. Returns the loss and the mean Q(s, a), of shape () and averaged over the
     networks, and the batch's TD errors, (N, B).
 
@@ -411,8 +409,8 @@ def update(q_networks, target_network, optimizer, args: Args, batch: "Batch") ->
         next_values = target_network(batch.next_obs).amax(1)
         td_target = batch.rewards + args.gamma * (1 - batch.terminated) * next_values
     q = q_networks(batch.obs)
-    old_val = q.gather(2, batch.actions[None, :, None].expand(len(q), -1, 1)).squeeze(2)
-    td_errors = td_target - old_val
+    q_taken = q.gather(2, batch.actions[None, :, None].expand(len(q), -1, 1)).squeeze(2)
+    td_errors = td_target - q_taken
     losses = td_errors.square().mean(1)
     if losses.shape != q_networks.loss_sums.shape:
         raise RuntimeError(f"losses must be one for each network, {tuple(q_networks.loss_sums.shape)}: they select one")
@@ -423,7 +421,7 @@ def update(q_networks, target_network, optimizer, args: Args, batch: "Batch") ->
     optimizer.step()
     q_networks.mask_weights()
     q_networks.loss_sums.add_(losses.detach())
-    return losses.detach().mean(), old_val.detach().mean(), td_errors.detach()
+    return losses.detach().mean(), q_taken.detach().mean(), td_errors.detach()
 
 
 # ENVIRONMENT
@@ -434,24 +432,14 @@ class MinAtarEnvs:
 
     With probability 0.1 a game repeats its previous action, and most games get harder with time: the package's
     defaults. Observations are (10, 10, C) bool, one channel for each kind of object. Episodes end at game over or after
-    `max_steps` agent steps. `env_id` is the game's name or its gymnasium id. Raises ValueError for another.
+    `max_steps` agent steps. Raises gymnasium.error.Error for an unknown game.
     """
 
     def __init__(self, env_id: str, num_envs: int, max_steps: int = 27_000):
         if "MinAtar/Breakout-v1" not in gymnasium.registry:
             minatar.gym.register_envs()
-        specs = {spec.id: spec for spec in gymnasium.registry.values() if spec.namespace == "MinAtar"}
-        spec_of = dict(specs)  # by what a user may write: the id of either version, or the game's name
-        for spec in specs.values():
-            if spec.version == 1:
-                spec_of[spec.name] = spec  # SpaceInvaders
-                spec_of[spec.kwargs["game"]] = spec  # space_invaders
-        if env_id not in spec_of:
-            close = difflib.get_close_matches(env_id, spec_of, n=1)
-            if not close:
-                close = [name for name in specs if name.endswith("-v1")]
-            raise ValueError(f"--env-id {env_id!r} is not a MinAtar game; try {' or '.join(close)}")
-        spec = spec_of[env_id]
+        name = env_id.removeprefix("MinAtar/")
+        spec = gymnasium.spec(f"MinAtar/{name}" if "-v" in name else f"MinAtar/{name}-v1")
         self.env_id = spec.id
         self.games = [minatar.Environment(spec.kwargs["game"]) for _ in range(num_envs)]
         self.action_set = list(range(6))  # the package's actions; an agent's action is an index of this list
@@ -478,10 +466,10 @@ class MinAtarEnvs:
         return self.observe()
 
     def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
-        """Take the actions, (N,) int64. Returns, each with N rows: the next observations (bool), of a new episode where
-        one ended; rewards (int64); whether the game was over; whether the time limit cut it; whether the episode is
-        done (bool); and in `info` the `score` and `length` (agent steps) of the episodes so far, (N,), and `final_obs`,
-        (N, 10, 10, C) bool: the successors, which where an episode ended are its last observations."""
+        """Take the actions, (N,) int64. Returns, for each game: the next observation, bool, already of a new episode if
+        `done`; the reward, int64; terminated, truncated and done, bool; and in `info` the `score` and `length` (agent
+        steps) of the episode so far, and `final_obs`, (N, 10, 10, C) bool, which for an ended episode is its last
+        observation and else the next one."""
         rewards = np.zeros(self.num_envs, np.int64)
         terminated = np.zeros(self.num_envs, bool)
         for i, action in enumerate(actions):
@@ -508,30 +496,39 @@ class MinAtarEnvs:
         self.games, self.scores, self.lengths = pickle.loads(state["games"])
 
 
+def make_envs(args: Args, num_envs: int) -> MinAtarEnvs:
+    return MinAtarEnvs(args.env_id, num_envs)
+
+
 # REPLAY BUFFER
 
 
 class Batch(NamedTuple):
-    """Transitions on the training device: observations and their successors as the network takes them, (B, ...), a
-    successor having no meaning where it is terminal; actions (B,) int64; rewards for learning (B,) float32; and
-    terminated (B,) float32, which is 1 where the successor is terminal."""
+    """Transitions on the training device. `next_obs` is undefined where `terminated`."""
 
-    obs: torch.Tensor
-    actions: torch.Tensor
-    rewards: torch.Tensor
-    next_obs: torch.Tensor
-    terminated: torch.Tensor
+    obs: torch.Tensor  # (B, ...), as the network takes them
+    actions: torch.Tensor  # (B,) int64
+    rewards: torch.Tensor  # (B,) float32, for learning
+    next_obs: torch.Tensor  # (B, ...)
+    terminated: torch.Tensor  # (B,) float32, 0 or 1
 
 
 class ReplayBuffer:
     """Uniform replay of the last `capacity` transitions, preallocated on `device`: frames[i, 0] is the observation of
-    transition i and frames[i, 1] its successor. Raises MemoryError, with the bytes needed and there.
+    transition i and frames[i, 1] its successor. Raises MemoryError, with the bytes needed and free.
     """
 
     def __init__(self, capacity: int, obs_shape: tuple[int, ...], device: torch.device):
         self.device = device
         self.size = capacity
-        self.frames = allocate((capacity, 2, *obs_shape), torch.bool, device, capacity)
+        needed, free = capacity * 2 * math.prod(obs_shape), free_memory(device)
+        if needed > 0.95 * free:
+            fits = max(int(0.8 * capacity * free / needed), 0)
+            raise MemoryError(
+                f"--buffer-size {capacity} needs {needed:,} bytes, {device} has {free:,} free; try {fits}"
+            )
+        # Filling takes all memory now, not in the middle of the run
+        self.frames = torch.empty((capacity, 2, *obs_shape), dtype=torch.bool, device=device).fill_(0)
         self.actions = np.zeros(capacity, np.uint8)
         self.rewards = np.zeros(capacity, np.float32)
         self.terminated = np.zeros(capacity, bool)
@@ -557,7 +554,7 @@ class ReplayBuffer:
 
     def sample(self, batch_size: int, rng: np.random.Generator, device: torch.device) -> Batch:
         """Draw transitions uniformly, with replacement, onto `device`; observations are (B, 10, 10, C) bool."""
-        slots = rng.integers(self.filled(), size=batch_size)
+        slots = rng.integers(self.slots_in_use(), size=batch_size)
         frames = self.frames.index_select(0, to_device(slots, self.device))
         if self.device.type != device.type:
             frames = to_device(frames.numpy(), device)
@@ -569,108 +566,80 @@ class ReplayBuffer:
             terminated=to_device(self.terminated[slots].astype(np.float32), device),
         )
 
-    def filled(self) -> int:
+    def slots_in_use(self) -> int:
         """The number of transitions kept, which are the first rows."""
         return min(self.written, self.size)
 
+    def views(self, count: int) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of the first `count` transitions, sharing their memory."""
+        arrays = {"frames": self.frames[:count]}
+        for name in ("actions", "rewards", "terminated"):
+            arrays[name] = torch.from_numpy(getattr(self, name)[:count])
+        return arrays
+
     def state_dict(self) -> dict:
-        """The filled rows; on the CPU the tensors share the buffer's memory."""
-        filled = self.filled()
-        return {
-            "frames": torch.from_numpy(self.frames[:filled].cpu().numpy()),  # a slice would save all of it
-            "actions": torch.from_numpy(self.actions[:filled]),
-            "rewards": torch.from_numpy(self.rewards[:filled]),
-            "terminated": torch.from_numpy(self.terminated[:filled]),
-            "written": self.written,
-        }
+        state = self.views(self.slots_in_use())
+        state["frames"] = torch.from_numpy(state["frames"].cpu().numpy())  # a slice would save all of the memory
+        return state | {"written": self.written}
 
     def load_state_dict(self, state: dict) -> None:
-        """Put the filled rows back."""
-        filled = len(state["frames"])
-        self.frames[:filled] = state["frames"]
-        self.actions[:filled] = state["actions"]
-        self.rewards[:filled] = state["rewards"]
-        self.terminated[:filled] = state["terminated"]
+        for name, array in self.views(len(state["frames"])).items():
+            array.copy_(state[name])
         self.written = state["written"]
-
-
-def allocate(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device, capacity: int) -> torch.Tensor:
-    """A tensor of zeros for `capacity` transitions. Raises MemoryError, with what would fit, if it is too large."""
-    needed = math.prod(shape) * dtype.itemsize
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
-    try:
-        if needed > 0.95 * free:
-            raise MemoryError
-        return torch.empty(shape, dtype=dtype, device=device).fill_(0)  # filling takes every page now, not later
-    except (MemoryError, RuntimeError) as error:
-        fits = int(0.8 * min(free, needed)) * capacity // needed  # less than what has just failed
-        hint = f"try --buffer-size {fits}"
-        if device.type != "cpu":
-            hint += " or --buffer-device cpu"
-        raise MemoryError(f"--buffer-size {capacity} needs {needed:,} bytes, {free:,} are free; {hint}") from error
 
 
 # EVALUATION
 
 
-def evaluate(envs: MinAtarEnvs, q_values, args: Args, step: int) -> tuple[dict[str, float], list[np.ndarray]]:
-    """`--eval-episodes` episodes; `q_values` maps (N, 10, 10, C) bool arrays to values (N, n).
+def evaluate(values: Callable, args: Args, step: int, device: torch.device) -> dict[str, float]:
+    """An evaluation phase at agent step `step`; `values` maps observations to action-values (N, n), on `device`.
 
-    A game whose episode has ended starts another while fewer than that many were started, and all are finished and
-    counted. Returns the metrics over all their steps, and the observations of the first game's first episode.
+    `--eval-episodes` episodes are played: a game whose episode has ended starts another while fewer were started.
+    Returns the metrics; those that are no scores are averages over all steps.
     """
+    envs = make_envs(args, args.eval_envs)
     rng = np.random.default_rng((args.seed, step))  # of its own: evaluating leaves the training as it is
     obs = envs.reset(rng.integers(2**31, size=envs.num_envs))
     every_env = np.arange(envs.num_envs)
-    active = every_env < args.eval_episodes  # games that play an episode which counts
-    episodes_started = np.count_nonzero(active)
-    first_episode = []
-    first_done = False
+    scoring = every_env < args.eval_episodes  # games still being scored
+    episodes_started = np.count_nonzero(scoring)
     scores = []
-
-    k = getattr(args, "mean_scaling_coefficient", 0.0)  # a script without this flag has no layer, and z is q
     discount_sum = np.zeros(envs.num_envs)
-    sums = {}  # of what is measured, by name: over the steps so far of the episode that each game plays, (N,)
-    totals = {}  # over all steps of the episodes that are done
-    total_steps = 0.0
-    while active.any():
-        q = q_values(obs)
+    episode_sums = 0.0  # over the steps so far of the episode that each game plays: (quantities, N)
+    totals = 0.0  # over all steps of the finished episodes: (quantities,)
+    total_steps = 0
+    while scoring.any():
+        q = values(to_device(obs, device)).cpu().numpy()
         explore = rng.random(envs.num_envs) < args.eval_epsilon
         random_actions = rng.integers(q.shape[1], size=envs.num_envs)
         actions = np.where(explore, random_actions, q.argmax(1))
-        if not first_done:
-            first_episode.append(obs[0])
         obs, rewards, _, _, done, info = envs.step(actions)
-        first_done = first_done or done[0]
 
-        # The returns G_u, G_{u-1}, ..., G_0 contain the reward r_u times 1, gamma, ..., gamma^u. So the sum of all
-        # returns of an episode is the sum of all r_u * (1 + gamma + ... + gamma^u)
+        # The returns G_u, ..., G_0 contain the reward r_u times 1, gamma, ..., gamma^u, so the sum of all returns of an
+        # episode is the sum of all r_u * (1 + gamma + ... + gamma^u)
         discount_sum = 1 + args.gamma * discount_sum
-        ascending = np.sort(q, axis=1)
-        z = q - k / (k + 1) * q.mean(1, keepdims=True)  # inverts q = z + k * mean(z)
+        second, first = np.sort(q, axis=1)[:, -2:].T
         measured = {
             "mean_q": q[every_env, actions],
             "mean_discounted_return": rewards * discount_sum,
-            "action_gap": ascending[:, -1] - ascending[:, -2],
+            "action_gap": first - second,
             "q_norm": np.linalg.norm(q, axis=1),
-            "z_norm": np.linalg.norm(z, axis=1),
         }
+        episode_sums = episode_sums + np.stack(list(measured.values()))
 
-        finished = done & active
+        finished = done & scoring
         scores += info["score"][finished].tolist()
         total_steps += info["length"][finished].sum()
-        for name, values in measured.items():
-            sum_so_far = sums.get(name, np.zeros(envs.num_envs)) + values
-            totals[name] = totals.get(name, 0.0) + sum_so_far[finished].sum()
-            sums[name] = np.where(done, 0.0, sum_so_far)
+        totals = totals + episode_sums[:, finished].sum(1)
+        episode_sums[:, done] = 0
         discount_sum[done] = 0
         for i in np.flatnonzero(finished):  # each of these games goes on with another episode if one is left
             if episodes_started < args.eval_episodes:
                 episodes_started += 1
             else:
-                active[i] = False
+                scoring[i] = False
 
-    means = {name: float(total / total_steps) for name, total in totals.items()}
+    means = dict(zip(measured, (totals / total_steps).tolist(), strict=True))
     metrics = {
         "episodes": len(scores),
         "score_mean": float(np.mean(scores)),
@@ -680,58 +649,29 @@ def evaluate(envs: MinAtarEnvs, q_values, args: Args, step: int) -> tuple[dict[s
         "mean_discounted_return": means["mean_discounted_return"],
         "overestimation": means["mean_q"] - means["mean_discounted_return"],
     }
-    return metrics | means, first_episode
+    return metrics | means
 
 
-def record_video(path: Path, observations: list[np.ndarray]) -> None:
-    """Film an episode of (10, 10, C) bool observations in the colours in which the package displays its games."""
-    num_channels = observations[0].shape[-1]
-    colours = np.array([(0, 0, 0), *seaborn.color_palette("cubehelix", num_channels)])
-    path.parent.mkdir(exist_ok=True)
-    zoom = ["-vf", "scale=320:320:flags=neighbor"]
-    video = imageio_ffmpeg.write_frames(str(path.absolute()), (10, 10), fps=15, macro_block_size=1, output_params=zoom)
-    video.send(None)  # starts the generator
-    for obs in observations:
-        topmost = (obs * np.arange(1, num_channels + 1)).max(-1)  # 0 is nothing, i + 1 is channel i
-        video.send((255 * colours[topmost]).astype(np.uint8).tobytes())
-    video.close()
+# MEMORY AND SPEED
 
 
-class BestNetwork:
-    """The network of the evaluation phase with the highest mean score, for `--save-best`; of equals the first."""
-
-    def __init__(self):
-        self.step = 0
-        self.score = -math.inf
-        self.weights = {}
-
-    def offer(self, q_network: nn.Module, score: float, step: int) -> None:
-        """Keep a copy of the network if its mean score, in the phase at agent step `step`, is the first or highest."""
-        if not self.weights or score > self.score:
-            self.step = step
-            self.score = score
-            self.weights = {name: weight.detach().cpu().clone() for name, weight in q_network.state_dict().items()}
-
-    def save(self, path: Path) -> None:
-        """Write the weights, whole or not at all. If that fails, as on a full disk, a warning is printed."""
-        unfinished = path.with_suffix(".tmp")
-        try:
-            torch.save(self.weights, unfinished)
-            unfinished.replace(path)
-        except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
-            unfinished.unlink(missing_ok=True)
-            tqdm.write(f"warning: {path} was not written: {error!r}")
-
-    def state_dict(self) -> dict:
-        return {"step": self.step, "score": self.score, "weights": self.weights}
-
-    def load_state_dict(self, state: dict) -> None:
-        self.step = state["step"]
-        self.score = state["score"]
-        self.weights = state["weights"]
-
-
-# SPEED
+def free_memory(device: torch.device) -> int:
+    """Free bytes of the GPU, or of the host within the limits of a container or job (cgroup v2 and v1)."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    free = psutil.virtual_memory().available
+    groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    for controllers, mount, limit, usage, cache in (
+        ("", "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        group = Path(mount + groups.get(controllers, "/"))
+        for folder in (group, *group.parents):
+            if (folder / limit).exists() and (folder / limit).read_text() != "max\n":
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                used = int((folder / usage).read_text()) - int(stat[cache])  # file cache is given up when need be
+                free = min(free, int((folder / limit).read_text()) - used)
+    return free
 
 
 def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
@@ -746,48 +686,37 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = None) -> Callable:
     """`function` of tensors as a CUDA graph: the GPU then repeats its kernels without Python.
 
-    The first three calls are real ones, on a side stream, in which PyTorch allocates what it needs. The fourth is
-    captured: `function` runs in Python for the last time. From then on inputs are copied into the captured ones, and
-    outputs are the same tensors, overwritten by every call. Frozen are shapes, branches taken, Python numbers (gamma,
-    k, the learning rate) and the tensors that `function` found: parameters must be changed in place. A call raises
-    RuntimeError if the shape or dtype of an input has changed, or a number of `optimizer`, such as the learning rate.
-    If capturing fails, a line says so and all calls are real ones.
+    Three ordinary calls on a side stream come first, in which PyTorch allocates what it needs; the fourth is captured.
+    From then on shapes, branches taken and Python numbers (gamma, k, the learning rate) are frozen, parameters must be
+    changed in place, and every call overwrites the outputs of the one before. Raises RuntimeError if a number of
+    `optimizer` or the shape or dtype of an input changes, or if `function` cannot be captured.
     """
-    side_stream = torch.cuda.Stream()
+    stream = torch.cuda.Stream()
     graph = torch.cuda.CUDAGraph()
     calls = 0
-    failed = False
-    static_inputs = []
-    static_outputs = None
-    captured_numbers = []
+    static_inputs, static_outputs, captured_numbers = [], None, []
 
-    def numbers() -> list:
-        if optimizer is None:
-            return []
-        return [value for group in optimizer.param_groups for name, value in group.items() if name != "params"]
-
-    def record(inputs: tuple[torch.Tensor, ...]) -> None:
-        nonlocal failed, static_inputs, static_outputs, captured_numbers
-        static_inputs = [tensor.clone() for tensor in inputs]
-        captured_numbers = numbers()
-        try:
-            # The outer context puts the current stream back, which a capture that fails does not
-            with torch.cuda.stream(torch.cuda.current_stream()), torch.cuda.graph(graph):
-                # What waits for the GPU, such as `.item()`, must raise before it does: a wait would break the capture
-                # off, and with PyTorch 2.11 the other graphs and the random numbers of the GPU with it
-                with warnings.catch_warnings(action="ignore"):  # that this mode is a prototype
-                    torch.cuda.set_sync_debug_mode("error")
-                try:
+    def call(*inputs: torch.Tensor):
+        nonlocal calls, static_inputs, static_outputs, captured_numbers
+        calls += 1
+        if calls <= 3:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                outputs = function(*inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            return outputs
+        groups = optimizer.param_groups if optimizer else []
+        numbers = [value for group in groups for name, value in group.items() if name != "params"]
+        if calls == 4:
+            static_inputs = [tensor.clone() for tensor in inputs]
+            captured_numbers = numbers
+            try:
+                with torch.cuda.graph(graph):
                     static_outputs = function(*static_inputs)
-                finally:
-                    torch.cuda.set_sync_debug_mode("default")
-        except Exception as error:  # whatever a hacked function does that a graph cannot
-            failed = True
-            reason = str(error.__context__ or error)  # to end a capture that went wrong raises another error
-            tqdm.write(f"warning: no CUDA graph, which is slower: {' '.join(reason.split())}")
-
-    def replay(inputs: tuple[torch.Tensor, ...]):
-        if numbers() != captured_numbers:
+            except Exception as error:
+                reason = error.__context__ or error  # to end a capture that went wrong raises another error
+                raise RuntimeError(f"no CUDA graph ({reason}): change it, or add --no-cuda-graphs") from error
+        if numbers != captured_numbers:
             raise RuntimeError("the learning rate is frozen in the CUDA graph: make it a tensor, or --no-cuda-graphs")
         for static, new in zip(static_inputs, inputs, strict=True):
             if (static.shape, static.dtype) != (new.shape, new.dtype):
@@ -796,32 +725,7 @@ def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = Non
         graph.replay()
         return static_outputs
 
-    def call(*inputs: torch.Tensor):
-        nonlocal calls
-        calls += 1
-        if calls <= 3:
-            side_stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(side_stream):
-                outputs = function(*inputs)
-            torch.cuda.current_stream().wait_stream(side_stream)
-            return outputs
-        if calls == 4:
-            record(inputs)
-        if failed:
-            return function(*inputs)
-        return replay(inputs)
-
     return call
-
-
-def keep_freed_memory() -> None:
-    """Make glibc's malloc keep what is freed: to fault it in anew takes a fifth of an update's time on the CPU."""
-    if sys.platform != "linux":
-        return
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "mallopt"):
-        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
-        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
 
 
 # RUNS (skip at first)
@@ -833,96 +737,38 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
-BOUNDS = {  # the least and the greatest value that can work; `check_args` leaves other flags alone
-    "seed": (0, 2**63 - 1),
-    "checkpoint_frequency": (0, math.inf),
-    "num_threads": (1, 1024),
-    "num_envs": (1, math.inf),
-    "total_timesteps": (1, math.inf),
-    "learning_rate": (1e-12, 1e3),
-    "adam_eps": (1e-12, 1e3),
-    "gamma": (0, 1),
-    "target_network_frequency": (1, math.inf),
-    "start_e": (0, 1),
-    "end_e": (0, 1),
-    "exploration_steps": (1, math.inf),
-    "train_frequency": (1, math.inf),
-    "eval_frequency": (0, math.inf),
-    "eval_episodes": (1, math.inf),
-    "eval_envs": (1, math.inf),
-    "eval_epsilon": (0, 1),
-    "num_networks": (1, 100),
-    "width": (1, 100_000),
-    "max_exponent": (1e-6, 1e3),
-    "max_speed": (1e-6, 1),
-    "final_sparsity": (0, 0.9999),
-    "prune_frequency": (1, math.inf),
-}
-
-
-NETWORK_FLAGS = ("env_id", "gamma", "width")  # besides k, what `--eval-only` must find as trained
+AT_LEAST_0 = ("seed", "checkpoint_frequency", "learning_rate", "adam_eps", "eval_frequency")
+AT_LEAST_0 += ("mean_scaling_coefficient", "max_exponent", "max_speed")
+AT_LEAST_1 = ("num_envs", "total_timesteps", "target_network_frequency", "batch_size", "exploration_steps")
+AT_LEAST_1 += ("learning_starts", "train_frequency", "eval_envs", "eval_episodes", "num_threads")
+AT_LEAST_1 += ("num_networks", "width", "prune_frequency")
+FROM_0_TO_1 = ("final_sparsity", "gamma", "start_e", "end_e", "eval_epsilon")
 
 
 def check_args(args: Args) -> None:
-    """Refuse values that cannot work, and warn of those that would learn or prune nothing."""
-    bounds = BOUNDS | {
-        "buffer_size": (8 * args.num_envs, math.inf),
-        "batch_size": (1, args.buffer_size),
-        "learning_starts": (args.batch_size, args.buffer_size),
-    }
+    """Refuse values that cannot work, and warn of a run that learns nothing or ends without an evaluation."""
+    least = dict.fromkeys(AT_LEAST_0, 0) | dict.fromkeys(AT_LEAST_1, 1) | {"buffer_size": 8 * args.num_envs}
     for name, value in vars(args).items():
-        if name not in bounds:
-            continue
-        least, most = bounds[name]
-        if not least <= value <= most:
-            at_most = f" and at most {most}" if most < math.inf else ""
-            fail(f"--{name.replace('_', '-')} {value} must be at least {least}{at_most}")
-    last_period = (args.total_timesteps - 1) // args.target_network_frequency * args.target_network_frequency
-    steps = range(0, args.total_timesteps, args.num_envs)
-    updates = (s for s in steps if s >= args.learning_starts and due(s, args.num_envs, args.train_frequency))
-    first_update = next(updates, math.inf)
-    if args.eval_only is None and math.ceil(last_period / args.num_envs) * args.num_envs < first_update:
-        print(
-            "warning: no --target-network-frequency period in which it learns ends before the last step: "
-            "the target network, which is evaluated, learns nothing until then"
-        )
-    if args.eval_only is None and args.method == "eaudeqn" and args.num_networks == 1:
-        fail("--num-networks 1 would never be pruned by --method eaudeqn, which keeps one as it is; try 5")
-    if args.method == "eaudeqn" and args.target_network_frequency < args.train_frequency:
-        fail(
-            f"--target-network-frequency {args.target_network_frequency} must be at least --train-frequency "
-            f"{args.train_frequency}: the losses of a period select its network"
-        )
-    if args.eval_only is None and args.method != "eaudeqn" and args.num_networks != 1:
-        fail(f"--num-networks {args.num_networks} is too many for --method {args.method}, which needs --num-networks 1")
-    last_step = (args.total_timesteps - 1) // args.num_envs * args.num_envs
-    if args.eval_only is None and args.method == "polyprune" and args.prune_frequency > last_step:
-        fail(f"--prune-frequency {args.prune_frequency} must be at most {last_step}, the last step before the end")
-    has_horizon = args.method != "dense" and args.horizon is not None
-    if args.eval_only is None and has_horizon and args.horizon < args.total_timesteps:
-        fail(f"--horizon {args.horizon} must be at least {args.total_timesteps}, which is --total-timesteps")
-    last_pruning = last_step // args.prune_frequency * args.prune_frequency
-    last_pruning = math.ceil(last_pruning / args.num_envs) * args.num_envs  # where the loop sees that it is due
-    dense_steps = 0.2 * (args.horizon or args.total_timesteps)
-    if args.eval_only is None and args.method == "polyprune":
-        if last_pruning < args.learning_starts or last_pruning <= dense_steps:
-            print(
-                "warning: polyprune prunes nothing before the last step: it prunes every --prune-frequency steps, "
-                "from --learning-starts and 20% of --horizon on"
-            )
-    if args.save_best and not 0 < args.eval_frequency <= args.total_timesteps:
-        fail(f"--save-best needs evaluation phases: --eval-frequency must be 1 to {args.total_timesteps}, the steps")
+        flag = f"--{name.replace('_', '-')} {value}"
+        if name in least and not isinstance(value, str) and not least[name] <= value < math.inf:
+            fail(f"{flag} must be a finite number, at least {least[name]}")
+        if name in FROM_0_TO_1 and not 0 <= value <= 1:
+            fail(f"{flag} must be from 0 to 1")
     if args.track and importlib.util.find_spec("wandb") is None:
         fail("--track needs the package wandb; `pip install wandb` brings it")
+    if args.total_timesteps <= args.learning_starts:
+        print(f"warning: --total-timesteps {args.total_timesteps} ends before --learning-starts {args.learning_starts}")
+    last_step = math.ceil(args.total_timesteps / args.num_envs) * args.num_envs
+    if not due(last_step, args.num_envs, args.eval_frequency):
+        print(f"warning: step {last_step:,}, the last, is no multiple of --eval-frequency: no evaluation ends the run")
 
 
-def check_memory(sizes: tuple, args: Args, device: torch.device) -> None:
+def check_memory(args: Args, envs: MinAtarEnvs, device: torch.device) -> None:
     """Raises MemoryError if the networks are too large: each online one has parameters, gradients, Adam's two moments
     and masks, and is made before it is stacked; there are the target network and `--save-best`'s copy of it."""
     with torch.device("meta"):
-        parameters = sum(parameter.numel() for parameter in QNetwork(*sizes).parameters())
-    needed = 4 * parameters * (6 * args.num_networks + 2)
-    free = torch.cuda.mem_get_info()[0] if device.type == "cuda" else psutil.virtual_memory().available
+        parameters = sum(parameter.numel() for parameter in make_network(args, envs).parameters())
+    needed, free = 4 * parameters * (6 * args.num_networks + 2), free_memory(device)
     if needed > 0.95 * free:
         raise MemoryError(
             f"--num-networks {args.num_networks} of --width {args.width} need {needed:,} bytes, {free:,} are free; "
@@ -930,125 +776,38 @@ def check_memory(sizes: tuple, args: Args, device: torch.device) -> None:
         )
 
 
-def load_model(path: Path, args: Args, q_network: nn.Module) -> None:
-    """Load a saved model; refuses, by the `config.json` beside it, another k or other values of `NETWORK_FLAGS`, and
-    what is another architecture."""
-    refusal = f"--eval-only {path} is no model of this script and these flags"
-    trained = plain(args)
-    try:
-        weights = torch.load(path, map_location="cpu", weights_only=True)
-        config = path.with_name("config.json")
-        if config.exists():
-            trained = json.loads(config.read_text())["args"]
-        k = 0 if path.name == "model_folded.pt" else trained.get("mean_scaling_coefficient", 0)
-    except Exception as error:  # torch raises whatever a file that is no model leads to
-        fail(f"{refusal}: {error}")
-    of_the_network = {name: trained[name] for name in NETWORK_FLAGS if name in trained}
-    if flags := other_flags(args, of_the_network):
-        fail(f"--eval-only {path} was trained with {' '.join(flags)}; add that")
-    if k != vars(args).get("mean_scaling_coefficient", 0):
-        fail(f"--eval-only {path} has k = {k}; give that --mean-scaling-coefficient, or k = 0 and model_folded.pt")
-    try:
-        q_network.load_state_dict(weights)
-    except Exception as error:
-        fail(f"{refusal}: {error}")
-    if not config.exists():
-        print(f"warning: no config.json beside {path}, so nothing tells whether k and other flags fit it")
-
-
-def find_runs(args: Args) -> list[Path]:
-    """The folders of all runs of this environment, script and seed, the newest last."""
-    stem = Path(args.runs_dir) / f"{args.env_id}__{args.exp_name}__{args.seed}__"
-    folders = stem.parent.glob(glob.escape(stem.name) + "*")
-    folders = [folder for folder in folders if folder.name.removeprefix(stem.name).isdecimal()]
-    return sorted(folders, key=lambda folder: int(folder.name.removeprefix(stem.name)))
-
-
-def plain(args: Args) -> dict:
-    """The arguments as `config.json` and a checkpoint keep them: a tuple becomes a list, a Path a string."""
-    return json.loads(json.dumps(vars(args), default=str))
-
-
-def new_run(args: Args, num_actions: int, device_name: str, packages: tuple[str, ...]) -> Path:
-    """Make a run's folder, named by the time in seconds, with its `config.json`."""
-    describe = "git describe --always --dirty --abbrev=40 --exclude='*'"  # the commit, and -dirty if it was changed
-    git = subprocess.run(describe, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
-    config = {
-        "args": plain(args),
-        "finished": False,
-        "num_actions": num_actions,
-        "git_commit": git.stdout.strip() or None,
-        "device": device_name,
-        "packages": {"python": sys.version} | {name: importlib.metadata.version(name) for name in packages},
-    }
-    started = int(time.time())
-    for run in find_runs(args):
-        started = max(started, int(run.name.split("__")[-1]) + 1)  # where the clock was set back
-    while True:
-        run_dir = Path(args.runs_dir) / f"{args.env_id}__{args.exp_name}__{args.seed}__{started}"
-        try:
-            run_dir.mkdir(parents=True)
-            write_config(run_dir, config)
-            return run_dir
-        except FileExistsError:  # another run of this second was first
-            started += 1
-        except OSError as error:
-            fail(f"--runs-dir {args.runs_dir} cannot be written to ({error.strerror}); name a folder that can")
-
-
-def write_config(run_dir: Path, config: dict) -> None:
-    """Write `config.json`, whole or not at all."""
-    (run_dir / "config.tmp").write_text(json.dumps(config, indent=2))
-    (run_dir / "config.tmp").replace(run_dir / "config.json")
-
-
-def other_flags(args: Args, old_args: dict) -> list[str]:
-    """The flags, with their old values, in which a run differs from this one in a way that could change its results."""
-    may_differ = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model", "capture_video")
-    flags = []
-    for name, value in plain(args).items():
-        old_value = old_args.get(name, value)
-        if name in may_differ or old_value == value:
-            continue
-        flag = name.replace("_", "-")
-        if isinstance(old_value, bool):
-            flags.append(f"--{flag}" if old_value else f"--no-{flag}")
-        else:
-            flags.append(f"--{flag} {old_value}")
-    return flags
-
-
-def run_to_resume(args: Args) -> Optional[Path]:
-    """The newest run's folder if it has a checkpoint, or None. Ends the program if that run has finished."""
-    runs = find_runs(args)
-    if not runs:
-        print(f"--resume: no run of {args.env_id}, {args.exp_name}, seed {args.seed} yet; starting afresh")
-        return None
-    newest = runs[-1]
-    if not (newest / "config.json").exists():
-        print(f"--resume: {newest} has no config.json, and so no checkpoint; starting afresh")
-        return None
-    try:
-        config = json.loads((newest / "config.json").read_text())
-        finished = config["finished"]
-        flags = other_flags(args, plain(Args()) | config["args"])  # what it did not have had its default
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        fail(f"--resume: {newest}/config.json is damaged ({error!r}); start a new run without --resume")
-    if flags and (finished or (newest / "checkpoint.pt").exists()):
-        fail(f"--resume: {newest} ran with {' '.join(flags)}; repeat that, or start a new run without --resume")
-    if finished:
-        print(f"--resume: {newest} has finished, nothing is left to do")
-        (newest / "checkpoint.pt").unlink(missing_ok=True)  # if it was killed between its last two lines
-        raise SystemExit
-    if not (newest / "checkpoint.pt").exists():
-        print(f"--resume: {newest} has no checkpoint yet; starting afresh")
-        return None
-    return newest
+def check_agent(args: Args) -> None:
+    """Refuse flags of this agent that cannot work together, and warn of periods that are too long for the run."""
+    if args.method == "eaudeqn" and args.num_networks == 1:
+        fail("--num-networks 1 would never be pruned by --method eaudeqn, which keeps one as it is; try 5")
+    if args.method != "eaudeqn" and args.num_networks != 1:
+        fail(f"--num-networks {args.num_networks} is too many for --method {args.method}, which has 1")
+    if args.method == "eaudeqn" and args.target_network_frequency < args.train_frequency:
+        fail("--target-network-frequency must be at least --train-frequency: the losses of a period select its network")
+    if args.method != "dense" and args.horizon < args.total_timesteps:
+        fail(f"--horizon {args.horizon} must be at least {args.total_timesteps}, which is --total-timesteps")
+    # What follows counts as the loop does, which sees at multiples of --num-envs what was due since the last one
+    steps = range(0, args.total_timesteps, args.num_envs)
+    updates = (s for s in steps if s >= args.learning_starts and due(s, args.num_envs, args.train_frequency))
+    first_update = next(updates, math.inf)
+    last_period = (args.total_timesteps - 1) // args.target_network_frequency * args.target_network_frequency
+    if math.ceil(last_period / args.num_envs) * args.num_envs < first_update:
+        print(
+            "warning: no --target-network-frequency period in which it learns ends before the last step: "
+            "the target network, which is evaluated, learns nothing until then"
+        )
+    last_pruning = steps[-1] // args.prune_frequency * args.prune_frequency
+    last_pruning = math.ceil(last_pruning / args.num_envs) * args.num_envs
+    if args.method == "polyprune" and last_pruning <= max(args.learning_starts - 1, 0.2 * args.horizon):
+        print(
+            "warning: polyprune prunes nothing before the last step: it prunes every --prune-frequency steps, "
+            "from --learning-starts and 20% of --horizon on"
+        )
 
 
 def lock_run(run_dir: Path) -> TextIO:
-    """Keep other processes from going on with this run while ours does. The open file that is returned is the lock."""
-    file = open(run_dir / "config.json", "r+")
+    """Keep other processes out of the run's folder until the returned file is closed, or our process ends."""
+    file = open(run_dir / "lock", "w")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -1058,159 +817,142 @@ def lock_run(run_dir: Path) -> TextIO:
     return file
 
 
-def log_files(run_dir: Path) -> list[Path]:
-    """What a run appends to: `eval.csv` and TensorBoard's events."""
-    return [*run_dir.glob("eval.csv"), *run_dir.glob("events.out.tfevents.*")]
+def open_run(args: Args) -> tuple[Path, TextIO]:
+    """The run's folder and its lock: with `--resume` those of the newest run of this environment, name and seed that
+    has a checkpoint, or else of a new one, named by the time. Ends the program if that run has finished."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__"
+    folders = sorted(Path(args.runs_dir).glob(glob.escape(name) + "[0-9]" * 10), reverse=True)
+    for folder in folders if args.resume else []:
+        try:
+            config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else {}
+        except ValueError as error:
+            fail(f"--resume: {folder / 'config.json'} is damaged ({error}); start a new run without --resume")
+        finished = config.get("finished", False)
+        lock = None if finished else lock_run(folder)
+        if not finished and not (folder / "checkpoint.pt").exists():
+            continue
+        old_args = vars(Args()) | config["args"]  # a flag that is newer than the run had its default
+        may_differ = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model")
+        for flag, value in json.loads(json.dumps(vars(args), default=str)).items():
+            if flag not in may_differ and value != old_args[flag]:
+                fail(f"--resume: {folder} had {flag} = {old_args[flag]}, not {value}; start a new run without --resume")
+        if finished:
+            print(f"--resume: {folder} has finished, nothing is left to do")
+            raise SystemExit
+        return folder, lock
+    run_dir = Path(args.runs_dir) / f"{name}{int(time.time())}"
+    run_dir.mkdir(parents=True)
+    return run_dir, lock_run(run_dir)
 
 
-def save_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Generator, counters: dict) -> None:
-    """Write `checkpoint.pt`. If that fails, as on a full disk, the one before is kept and a warning printed.
+def start_config(run_dir: Path, args: Args, step: int, **facts) -> dict:
+    """What `config.json` holds: the arguments, the script, and for every start, at agent step `step`, what else the run
+    depends on. Prints what has changed since the start before."""
+    git = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "MinAtar", "gymnasium")}
+    start = {"step": step, "git_commit": commit or None, "packages": {"python": sys.version} | packages} | facts
+    config = {"args": vars(args), "script": os.path.relpath(__file__, run_dir), "finished": False, "starts": []}
+    if step > 0:
+        config = json.loads((run_dir / "config.json").read_text())
+        for name, value in config["starts"][-1].items():
+            if name != "step" and start[name] != value:
+                print(f"--resume: {name} is now {start[name]}, was {value}")
+    config["starts"].append(start)
+    return config
 
-    `stateful` holds what has a `state_dict`, `counters` whatever else the loop needs to go on. All that is saved must
-    be a tensor or a plain Python value, or this raises pickle.UnpicklingError.
-    """
-    unfinished = run_dir / "checkpoint.tmp"
+
+def write_config(run_dir: Path, config: dict) -> None:
+    (run_dir / "config.tmp").write_text(json.dumps(config, indent=2, default=str))
+    (run_dir / "config.tmp").replace(run_dir / "config.json")
+
+
+def save_checkpoint(path: Path, components: dict, counters: dict, rng: np.random.Generator) -> None:
+    """Write what the loop needs to go on, whole or not at all; on a full disk the checkpoint before is kept. Raises
+    pickle.UnpicklingError for what is no tensor or plain Python value."""
+    checkpoint = {
+        "components": {name: component.state_dict() for name, component in components.items()},
+        "counters": counters,
+        "rng": rng.bit_generator.state,
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+    unfinished = path.with_suffix(".tmp")
     try:
-        checkpoint = {
-            "args": plain(args),
-            "stateful": {name: thing.state_dict() for name, thing in stateful.items()},
-            "counters": counters,
-            "rng": rng.bit_generator.state,
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
-            "log_sizes": {log.name: log.stat().st_size for log in log_files(run_dir)},
-        }
-        for log in log_files(run_dir):  # a checkpoint on the disk must not be ahead of the logs there
-            with open(log, "rb") as file:
-                os.fsync(file.fileno())
         with open(unfinished, "wb") as file:
             torch.save(checkpoint, file)
             os.fsync(file.fileno())
         torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)  # what this refuses is of no use later
-        unfinished.replace(run_dir / "checkpoint.pt")
-    except (OSError, RuntimeError, MemoryError) as error:  # torch.save makes a RuntimeError of a full disk
+        unfinished.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
         unfinished.unlink(missing_ok=True)
         tqdm.write(f"warning: no checkpoint at step {counters['global_step']:,}, the one before is kept: {error!r}")
 
 
-def load_checkpoint(run_dir: Path, args: Args, stateful: dict, rng: np.random.Generator) -> dict:
-    """Put everything back as `save_checkpoint` found it, cut the logs to where they were, and return the `counters`.
-    Ends the program if the file is damaged or of other arguments."""
-    path = run_dir / "checkpoint.pt"
+def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> dict:
+    """Put everything back as `save_checkpoint` found it; returns the counters. Ends the program if that cannot be."""
     try:
         if damaged := zipfile.ZipFile(path).testzip():
             raise ValueError(f"wrong checksum of {damaged}")
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except Exception as error:  # zipfile and torch raise whatever a damaged file leads to
-        fail(f"--resume: {path} is damaged ({error}); delete it, or start a new run without --resume")
-    try:
-        if flags := other_flags(args, plain(Args()) | checkpoint["args"]):
-            fail(f"--resume: {run_dir} ran with {' '.join(flags)}; repeat that, or start a new run without --resume")
-        log_sizes = checkpoint["log_sizes"]
-        for name, size in log_sizes.items():
-            if not (run_dir / name).exists() or (run_dir / name).stat().st_size < size:
-                fail(f"--resume: {run_dir / name} is shorter than it was; put it back, or start a new run")
-        for name, thing in stateful.items():
-            saved = checkpoint["stateful"][name]
-            if name != "buffer":  # too large to copy, and it does not go on using the tensors it is given
-                saved = copy.deepcopy(saved)
-            if isinstance(thing, torch.optim.Optimizer):  # this flag is the device's, and says where `step` goes
-                for group, saved_group in zip(thing.param_groups, saved["param_groups"], strict=True):
-                    if "capturable" in group:
-                        saved_group["capturable"] = group["capturable"]
-            thing.load_state_dict(saved)
+        for name, component in components.items():
+            state = checkpoint["components"][name]
+            if isinstance(component, torch.optim.Optimizer):
+                state = copy.deepcopy(state)  # which it would go on using, though it is mapped from the file
+            component.load_state_dict(state)
         rng.bit_generator.state = checkpoint["rng"]
         torch.set_rng_state(checkpoint["torch_rng"])
         if torch.cuda.is_initialized() and checkpoint["cuda_rng"] is not None:
             torch.cuda.set_rng_state(checkpoint["cuda_rng"])
-        counters = checkpoint["counters"]
-    except Exception as error:  # whatever a file of another version leads to
-        fail(f"--resume: {path} is of another version of this script ({error!r}); start a new run without --resume")
-    for log in log_files(run_dir):
-        if log.name in log_sizes:
-            os.truncate(log, log_sizes[log.name])
-        else:
-            log.unlink()
-    print(f"--resume: {run_dir} goes on from step {counters['global_step']:,}")
-    return counters
-
-
-def log_training(writer: SummaryWriter, epsilon: float, losses: dict, global_step: int, wall_time: float) -> None:
-    """Log epsilon, agent steps a second, and the newest of the `losses`, which are named by their tags."""
-    writer.add_scalar("charts/epsilon", epsilon, global_step)
-    writer.add_scalar("charts/SPS", global_step / wall_time, global_step)
-    for tag, value in losses.items():
-        writer.add_scalar(tag, float(value), global_step)
-
-
-def log_episodes(writer: SummaryWriter, progress: tqdm, done: np.ndarray, info: dict, global_step: int) -> None:
-    """Log the score and length of the episodes that are done."""
-    for i in np.flatnonzero(done):
-        writer.add_scalar("charts/episodic_return", info["score"][i], global_step)
-        writer.add_scalar("charts/episodic_length", info["length"][i], global_step)
-        progress.set_postfix(score=info["score"][i], refresh=False)
-
-
-def log_evaluation(run_dir: Path, writer: SummaryWriter, metrics: dict, global_step: int, wall_time: float) -> None:
-    """Append the metrics to `eval.csv`, whose `wall_time` is in seconds, and to TensorBoard."""
-    for name, value in metrics.items():
-        writer.add_scalar("eval/" + name.replace("score_mean", "episodic_return"), value, global_step)
-    row = {"step": global_step} | metrics | {"wall_time": round(wall_time, 1)}
-    with open(run_dir / "eval.csv", "a", newline="") as file:
-        table = csv.DictWriter(file, row)
-        if file.tell() == 0:
-            table.writeheader()
-        table.writerow(row)
-
-
-def save_best_scores(run_dir: Path, best: BestNetwork, metrics: dict) -> None:
-    """Write `best.json`: the scores of the best network's final episodes, and the agent step that it is from."""
-    names = ("episodes", "score_mean", "score_median", "score_std")
-    scores = {"step": best.step} | {name: metrics[name] for name in names}
-    (run_dir / "best.json").write_text(json.dumps(scores, indent=2))
-
-
-def finish_run(run_dir: Path) -> None:
-    """Mark the run as finished and delete its checkpoint."""
-    config = json.loads((run_dir / "config.json").read_text())
-    config["finished"] = True
-    write_config(run_dir, config)
-    for name in ("checkpoint.pt", "checkpoint.tmp", "model_best.tmp"):
-        (run_dir / name).unlink(missing_ok=True)
+        print(f"--resume: {path} goes on from step {checkpoint['counters']['global_step']:,}")
+    except Exception as error:  # zipfile, torch and a network of other sizes raise whatever they like
+        fail(f"--resume: {path} is damaged or of another script ({error!r}); delete it, or start without --resume")
+    return checkpoint["counters"]
 
 
 if __name__ == "__main__":
     args = tyro.cli(Args, description=__doc__)
+    if args.num_networks is None:
+        args.num_networks = 5 if args.method == "eaudeqn" else 1
+    if args.horizon is None:
+        args.horizon = args.total_timesteps
     check_args(args)
+    check_agent(args)
     device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
     device_name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU (no CUDA GPU found, or --no-cuda)"
-    sys.stdout.reconfigure(line_buffering=True)
+    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
+        sys.stdout.reconfigure(line_buffering=True)
     print("device:", device_name)
-    keep_freed_memory()
     torch.set_num_threads(args.num_threads)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc is to keep what is freed: to fault it in anew takes a fifth of an update
+        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
 
     # TRY NOT TO MODIFY: seeding
     torch.manual_seed(args.seed)
     torch.backends.cudnn.deterministic = args.torch_deterministic
     rng = np.random.default_rng(args.seed)
 
-    # ENV, BUFFER AND NETWORK SETUP
+    # ENV, RUN FOLDER, BUFFER AND NETWORK SETUP
     try:
-        envs = MinAtarEnvs(args.env_id, args.num_envs)
+        envs = make_envs(args, args.num_envs)
         args.env_id = envs.env_id
-        if args.mean_scaling_coefficient is None:
-            args.mean_scaling_coefficient = float(envs.num_actions)
-        if args.horizon is None:
-            args.horizon = args.total_timesteps
-        sizes = (envs.obs_shape[-1], envs.num_actions, args.mean_scaling_coefficient, args.width)
-        if args.eval_only is None:
-            check_memory(sizes, args, device)
-        networks = [QNetwork(*sizes).to(device) for _ in range(args.num_networks)]
-        if args.eval_only is None:
-            buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
-            buffer = ReplayBuffer(args.buffer_size, envs.obs_shape, buffer_device)
-    except (ValueError, MemoryError) as error:
+        if isinstance(args.mean_scaling_coefficient, str):  # n, 2n or 4n
+            args.mean_scaling_coefficient = float(args.mean_scaling_coefficient[:-1] or 1) * envs.num_actions
+        run_dir, lock = open_run(args)
+        check_memory(args, envs, device)
+        buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
+        buffer = ReplayBuffer(args.buffer_size, envs.obs_shape, buffer_device)
+    except gymnasium.error.Error as error:
+        fail(f"--env-id {args.env_id}: {error}")
+    except OSError as error:
+        fail(f"--runs-dir {args.runs_dir}: {error}; name a folder that can be written to")
+    except MemoryError as error:
+        if not (run_dir / "config.json").exists():
+            shutil.rmtree(run_dir)
         fail(error)
+    networks = [make_network(args, envs).to(device) for _ in range(args.num_networks)]
     q_networks = QNetworks(networks)
     example = np.random.default_rng(0).random((2, *envs.obs_shape)) < 0.3
     check_stack(networks, to_device(example, device))
@@ -1226,85 +968,52 @@ if __name__ == "__main__":
     def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:  # of tensors, as a graph wants
         return update(q_networks, target_network, optimizer, args, Batch(*batch))
 
-    train_values = partial(action_values, q_networks)
-    eval_values = partial(action_values, target_network)
+    acting_values = partial(action_values, q_networks)
+    evaluation_values = partial(action_values, target_network)
     if device.type == "cuda" and args.cuda_graphs:
         learn = capture(learn, optimizer)
         # Two graphs of one function, since training and evaluation have different numbers of environments
-        train_values = capture(train_values)
-        eval_values = capture(eval_values)
+        acting_values = capture(acting_values)
+        evaluation_values = capture(evaluation_values)
 
-    def play(values: Callable, eval_args: Args, step: int) -> tuple:
-        """What `evaluate` returns of the network whose `action_values` are given; `step` seeds the episodes."""
-        eval_envs = MinAtarEnvs(args.env_id, eval_args.eval_envs)
-
-        def q_values(obs: np.ndarray) -> np.ndarray:
-            return values(to_device(obs, device)).cpu().numpy()
-
-        with torch.random.fork_rng([0] if device.type == "cuda" else []):  # evaluating leaves the training as it is
-            return evaluate(eval_envs, q_values, eval_args, step)
-
-    def evaluation_phase(step: int, folder: Path) -> dict[str, float]:
-        metrics, first_episode = play(eval_values, args, step)
-        metrics |= sparsity_metrics(target_network)
-        tqdm.write(f"step {step:,}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
-        if args.capture_video:
-            record_video(folder / "videos" / f"step_{step}.mp4", first_episode)
-        return metrics
-
-    if args.eval_only is not None:
-        load_model(Path(args.eval_only), args, target_network)
-        evaluation_phase(0, Path(args.eval_only).parent)
-        raise SystemExit
-
-    # RUN SETUP: the run that --resume goes on with, or a new one
-    # A checkpoint holds `stateful` and `counters`: what a hack adds to the state of the loop belongs in one of them
-    best = BestNetwork()
-    stateful = {
-        "q_networks": q_networks,
-        "target_network": target_network,
-        "optimizer": optimizer,
-        "buffer": buffer,
-        "envs": envs,
-        "best": best,
-    }
-    counters = {"global_step": 0, "wall_time": 0.0, "losses": {}}
-    run_dir = run_to_resume(args) if args.resume else None
-    if run_dir:
-        lock = lock_run(run_dir)
-        counters = load_checkpoint(run_dir, args, stateful, rng)
-        obs = envs.observe()
-    else:
-        obs = envs.reset(rng.integers(2**31, size=args.num_envs))
-        run_dir = new_run(args, envs.num_actions, device_name, ("torch", "numpy", "MinAtar", "gymnasium"))
-        lock = lock_run(run_dir)
-    global_step = counters["global_step"]
-    losses = counters["losses"]
+    # RUN SETUP. A checkpoint holds `components` and `counters`: what a hack adds to the loop's state belongs there
+    components = {"q_networks": q_networks, "target_network": target_network, "optimizer": optimizer, "buffer": buffer}
+    components["envs"] = envs
+    counters = {"global_step": 0, "wall_time": 0.0, "losses": {}, "evaluations": [], "best": {"score_mean": -math.inf}}
+    if (run_dir / "checkpoint.pt").exists():
+        counters = load_checkpoint(run_dir / "checkpoint.pt", components, rng)
+    global_step, losses = counters["global_step"], counters["losses"]
+    evaluations, best = counters["evaluations"], counters["best"]
     start_time = time.time() - counters["wall_time"]
+    config = start_config(run_dir, args, global_step, num_actions=envs.num_actions, device=device_name)
+    write_config(run_dir, config)
+    print(f"run: {run_dir}")
     if args.track:
         import wandb
 
         wandb.init(
             project=args.wandb_project_name,
             entity=args.wandb_entity,
-            id=run_dir.name,
+            id=run_dir.name.replace(":", "-"),
             name=run_dir.name,
             resume="allow",
-            sync_tensorboard=True,
             config=vars(args),
-            save_code=True,
+            sync_tensorboard=True,
         )
-    writer = SummaryWriter(str(run_dir))
+    # What a killed run logged after its checkpoint is hidden
+    writer = SummaryWriter(str(run_dir), purge_step=global_step + 1 if global_step > 0 else None)
 
     # TRY NOT TO MODIFY: start the game
-    progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=1, dynamic_ncols=True)
+    obs = envs.observe() if global_step > 0 else envs.reset(rng.integers(2**31, size=args.num_envs))
+    interval = 1 if sys.stderr.isatty() else 60  # seconds; in a log every update is a line
+    progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=interval)
     while global_step < args.total_timesteps:
         # ALGO LOGIC: put action logic here
         epsilon = linear_schedule(args.start_e, args.end_e, args.exploration_steps, global_step)
         actions = rng.integers(envs.num_actions, size=args.num_envs)
         explore = rng.random(args.num_envs) < epsilon
         if not explore.all():
-            q = train_values(to_device(obs, device)).cpu().numpy()  # (networks, environments, actions)
+            q = acting_values(to_device(obs, device)).cpu().numpy()  # (networks, environments, actions)
             probabilities = acting_probabilities(q_networks.loss_sums.cpu().numpy())
             acting = rng.choice(args.num_networks, size=args.num_envs, p=probabilities)
             actions = np.where(explore, actions, q[acting, np.arange(args.num_envs)].argmax(1))
@@ -1327,34 +1036,53 @@ if __name__ == "__main__":
                 for tag, value in period.items():
                     writer.add_scalar(tag, value, global_step)
         if due(global_step, args.num_envs, 1_000):
-            log_training(writer, epsilon, losses, global_step, time.time() - start_time)
-        log_episodes(writer, progress, done, info, global_step)
+            charts = {"charts/epsilon": epsilon, "charts/SPS": global_step / (time.time() - start_time)}
+            for tag, value in (charts | losses).items():
+                writer.add_scalar(tag, float(value), global_step)
+        for i in np.flatnonzero(done):
+            writer.add_scalar("charts/episodic_return", info["score"][i], global_step)
+            writer.add_scalar("charts/episodic_length", info["length"][i], global_step)
+            progress.set_postfix(score=info["score"][i], refresh=False)
         progress.update(args.num_envs)
 
         if due(global_step, args.num_envs, args.eval_frequency):
-            metrics = evaluation_phase(global_step, run_dir)
-            log_evaluation(run_dir, writer, metrics, global_step, time.time() - start_time)
+            with torch.random.fork_rng([0] if device.type == "cuda" else []):  # evaluating leaves the training as it is
+                metrics = evaluate(evaluation_values, args, global_step, device)
+            metrics |= sparsity_metrics(target_network)
+            tqdm.write(f"step {global_step:,}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
+            for name, value in metrics.items():
+                writer.add_scalar("eval/" + name, value, global_step)
+            evaluations.append({"step": global_step} | metrics | {"wall_time": round(time.time() - start_time, 1)})
+            with open(run_dir / "eval.csv", "w", newline="") as file:
+                table = csv.DictWriter(file, evaluations[0])
+                table.writeheader()
+                table.writerows(evaluations)
             if args.save_best:
-                best.offer(target_network, metrics["score_mean"], global_step)
-                best.save(run_dir / "model_best.pt")
+                if metrics["score_mean"] > best["score_mean"]:
+                    best = {"step": global_step, "score_mean": metrics["score_mean"]}
+                    best["weights"] = {
+                        name: weight.cpu().clone() for name, weight in target_network.state_dict().items()
+                    }
+                torch.save(best, run_dir / "model_best.pt")
         if due(global_step, args.num_envs, args.checkpoint_frequency) and global_step < args.total_timesteps:
             writer.flush()
             counters = {
                 "global_step": global_step,
                 "wall_time": time.time() - start_time,
                 "losses": {tag: float(value) for tag, value in losses.items()},
+                "evaluations": evaluations,
+                "best": best,
             }
-            save_checkpoint(run_dir, args, stateful, rng, counters)
+            save_checkpoint(run_dir / "checkpoint.pt", components, counters, rng)
 
+    progress.close()
+    writer.close()
     if args.save_model:
         torch.save(target_network.state_dict(), run_dir / "model.pt")
         torch.save(target_network.folded_state_dict(), run_dir / "model_folded.pt")
-    if args.save_best:
-        target_network.load_state_dict(best.weights)
-        best_args = replace(args, eval_envs=30, eval_episodes=30)  # 30 episodes (the authors' release), one a game
-        new_step = global_step + 1  # no phase had it, so these are not the episodes that selected the network
-        metrics, *_ = play(partial(action_values, target_network), best_args, new_step)
-        save_best_scores(run_dir, best, metrics)
-    progress.close()
-    writer.close()
-    finish_run(run_dir)
+    write_config(run_dir, config | {"finished": True})
+    for name in ("checkpoint.pt", "checkpoint.tmp", "lock"):
+        (run_dir / name).unlink(missing_ok=True)
+    score = f"score {evaluations[-1]['score_mean']:.5g}" if evaluations else "no evaluation"
+    watch = f"python play.py {run_dir} --video" if args.save_model else "--save-model would have kept the network"
+    print(f"finished: {run_dir}, {score}; to watch: {watch}")
