@@ -599,7 +599,8 @@ AT_LEAST_0 = ("seed", "checkpoint_frequency", "learning_rate", "rmsprop_eps", "e
 AT_LEAST_0 += ("mean_scaling_coefficient",)
 AT_LEAST_1 = ("num_envs", "total_timesteps", "target_network_frequency", "batch_size", "exploration_steps")
 AT_LEAST_1 += ("learning_starts", "train_frequency", "eval_envs")
-FROM_0_TO_1 = ("rmsprop_alpha", "gamma", "start_e", "end_e", "eval_epsilon")
+FROM_0_TO_1 = ("gamma", "start_e", "end_e", "eval_epsilon")
+FROM_0_TO_1 += ("rmsprop_alpha",)
 MAY_DIFFER = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model")  # on --resume
 
 
