@@ -1,12 +1,13 @@
 """IBQ(k) and its gridworld: by hand, by counting, by value iteration, and against a plain Q-learning loop."""
 
 import csv
+import re
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tyro
-from conftest import load, run
+from conftest import ROOT, load, run
 
 tabular = load("tabular_mexp")
 
@@ -429,6 +430,62 @@ def test_gains_are_drawn_as_in_the_table(target, monkeypatch):
         heights = set(band.get_paths()[0].vertices[:, 1])
         assert heights == {row[name] for row in rows for name in ("gain_low", "gain_high")}
     assert len(axes.collections) == 4 and f"than {BASELINES[target]} " in axes.get_ylabel()
+
+
+PAGE = ROOT / "docs" / "tabular" / "sarsa.md"
+CSVS = {"max": "step_reward", "sarsa": "sarsa_step_reward", "expected_sarsa": "expected_sarsa_step_reward"}
+
+
+def committed(target, step_reward):
+    """The rows of docs/tabular's CSV for this target and reward, by steps and k."""
+    name = f"{CSVS[target]}_{'0' if step_reward == 0 else 'minus_1'}.csv"
+    with open(PAGE.parent / name, newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return {(row["steps"], row["k"]): row for row in rows}
+
+
+@pytest.mark.parametrize("target", CSVS)
+@pytest.mark.parametrize("step_reward", [-1.0, 0.0])
+def test_committed_tables_are_of_this_code(target, step_reward):
+    """Episodes by 500 and 1,000 steps at the best step sizes, for two k: 128 seeds, to the last bit."""
+    rows = committed(target, step_reward)
+    assert len(rows) == 4 * 9
+    cells = [(steps, k) for steps in (500, 1000) for k in (0.0, 3.2)]
+    alpha = np.array([rows[cell]["step_size"] for cell in cells])
+    args = tabular.Args(target=target, step_reward=step_reward)
+    episodes = episodes_of(np.array([k for _, k in cells]), alpha, range(1, 129), args, (500, 1000)).mean(0)
+    assert [episodes[0, 0], episodes[0, 1], episodes[1, 2], episodes[1, 3]] == [rows[c]["episodes"] for c in cells]
+
+
+def test_tables_of_the_sarsa_page():
+    lines = []
+    for target in CSVS:
+        for k in (0.0, 3.2):
+            rows = [committed(target, -1.0)[steps, k] for steps in tabular.STEPS]
+            cells = [f"{r['episodes']:.1f} ({r['episodes_low']:.1f} to {r['episodes_high']:.1f})" for r in rows]
+            lines.append(" | ".join([f"| `{target}`", f"{k:g}", *cells]) + " |")
+    for step_reward in (-1.0, 0.0):
+        for target in CSVS:
+            rows = [committed(target, step_reward)[steps, 3.2] for steps in tabular.STEPS]
+            cells = [f"{r['gain']:+.1f} ({r['gain_low']:+.1f}, {r['gain_high']:+.1f})" for r in rows]
+            lines.append(" | ".join([f"| {step_reward:g}", f"`{target}`", *cells]) + " |")
+    assert [line for line in PAGE.read_text().splitlines() if re.match(r"\|.*\d\.\d", line)] == lines
+
+
+def test_program_of_the_sarsa_page(monkeypatch):
+    """It draws the gains of the three CSVs, a panel for each checkpoint."""
+    monkeypatch.chdir(ROOT)
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    panels = figure_of(monkeypatch, exec, program, {}).axes
+    for axes, steps in zip(panels, tabular.STEPS, strict=True):
+        assert axes.get_title() == f"{steps:,} steps"
+        for target, line, band in zip(CSVS, axes.lines, axes.collections, strict=False):
+            rows = [row for (at, k), row in committed(target, -1.0).items() if at == steps and k > 0]
+            assert BASELINES[target] in line.get_label()
+            np.testing.assert_allclose(line.get_xydata(), [[row["k"], row["gain"]] for row in rows], rtol=1e-12)
+            heights = np.unique(band.get_paths()[0].vertices[:, 1].round(9))
+            limits = [row[name] for row in rows for name in ("gain_low", "gain_high")]
+            np.testing.assert_allclose(heights, np.unique(np.round(limits, 9)), rtol=0, atol=1e-8)
 
 
 def test_command(tmp_path):
