@@ -1,7 +1,6 @@
 """`benchmark.sh`: its lists of runs, and tiny real suites that are repeated, hurt and interrupted."""
 
 import fcntl
-import json
 import os
 import re
 import shlex
@@ -438,44 +437,6 @@ def test_real_suite(tmp_path):
     assert "1 runs of IB-DQN(n) on 1 game(s)" in text and "## Notes" not in text
 
 
-@pytest.mark.slow
-def test_repeated_with_one_run_that_fails(tmp_path):
-    """One run's checkpoint is damaged: the others finish, it is tried twice and named. Mended, only it is run."""
-    suite, passed_on = "quick --out out --seeds 1 --steps 300 --workers 2", f"-- {TINY} --eval-frequency 100"
-    flags = f"{suite} {passed_on}"
-    lines = benchmark(f"{suite} --dry-run {passed_on}", cwd=tmp_path).stdout.splitlines()
-    (command,) = [shlex.split(line) for line in lines if "--exp-name minatar_dqn" in line]
-    script = load("minatar_mexp")
-    path = next(i for i, word in enumerate(command) if word.endswith("minatar_mexp.py"))
-    args = tyro.cli(script.Args, args=command[path + 1 :])
-    broken = tmp_path / "out" / "runs" / "MinAtar" / "SpaceInvaders-v1__minatar_dqn__1__1700000000"
-    broken.mkdir(parents=True)
-    args.mean_scaling_coefficient = float(args.mean_scaling_coefficient)
-    (broken / "config.json").write_text(json.dumps({"args": vars(args), "finished": False}))
-    (broken / "checkpoint.pt").write_bytes(b"no checkpoint")
-    result = benchmark(flags, cwd=tmp_path, check=1)
-    log = tmp_path / "out" / "logs" / "SpaceInvaders-minatar_dqn-1.log"
-    assert f"failed twice: SpaceInvaders-minatar_dqn-1, log {log}" in result.stderr
-    assert "2 of 3 runs done, 0 running, 1 failed" in result.stdout
-    assert log.read_text().count("checkpoint.pt is damaged") == 2 and "attempt 2" in log.read_text()
-    assert all("attempt 2" not in text for name, text in logs(tmp_path / "out").items() if name != log.stem)
-    report = (tmp_path / "out" / "report" / "README.md").read_text()
-    assert "1 runs of IB-DQN(n) on 1 game(s)" in report and broken.name in report
-    pictures = list((tmp_path / "out" / "tabular").glob("*.png"))
-    assert len(pictures) == 2
-
-    (broken / "checkpoint.pt").unlink()
-    made = [folder / "eval.csv" for folder in run_folders(tmp_path) if folder != broken] + pictures
-    before = [path.stat().st_mtime_ns for path in made]
-    result = benchmark(flags, cwd=tmp_path)
-    assert "3 of 3 runs done, 0 running, 0 failed" in result.stdout and "failed twice" not in result.stderr
-    assert before == [path.stat().st_mtime_ns for path in made], "what has finished is skipped"
-    assert len(run_folders(tmp_path)) == 3
-    skipped = [name for name, text in logs(tmp_path / "out").items() if "has finished, nothing is left" in text]
-    assert skipped == ["SpaceInvaders-minatar_mexp-1"]
-    assert "2 runs of DQN, IB-DQN(n) on 1 game(s)" in (tmp_path / "out" / "report" / "README.md").read_text()
-
-
 def hear_ctrl_c():
     """Takes back that interrupts are ignored, as they are in what a shell without job control starts with `&`: bash
     cannot trap them then."""
@@ -537,7 +498,12 @@ def test_killed_run_goes_on_and_ctrl_c_stops_all(tmp_path):
     assert "4 of 4 runs done, 0 running, 0 failed" in result.stdout
     assert "4 runs of DQN, IB-DQN(n) on 2 game(s)" in (tmp_path / "out" / "report" / "README.md").read_text()
     assert len(run_folders(tmp_path)) <= 4 + len(unfinished), "a run without a checkpoint starts anew, no other"
-    assert all((folder / "eval.csv").exists() for folder in run_folders(tmp_path)[-2:])
+    before = {folder: (folder / "eval.csv").stat().st_mtime_ns for folder in run_folders(tmp_path)[-2:]}
+    benchmark(flags, cwd=tmp_path)
+    assert before == {folder: (folder / "eval.csv").stat().st_mtime_ns for folder in before}, (
+        "finished runs are skipped"
+    )
+    assert all("has finished, nothing is left" in text for text in logs(tmp_path / "out").values())
 
 
 @pytest.mark.slow

@@ -207,6 +207,13 @@ def test_names_of_agents(exp_name, k, n, name):
     assert report.agent_name(args, n) == name
 
 
+@pytest.mark.parametrize("exp_name", ["dueling", "rdq", "dueling_minatar", "minatar_rdq"])
+def test_names_of_dueling_networks(exp_name):
+    """What counts is config.json's rdq_beta."""
+    for args, name in (({}, "Dueling DQN"), ({"rdq_beta": 0.0}, "Dueling DQN"), ({"rdq_beta": 0.001}, "RDQ")):
+        assert report.agent_name({"exp_name": exp_name} | args, 18) == name
+
+
 def test_soft_values_are_no_overestimation(tmp_path, make_report):
     """Said where there is a soft agent, and only there."""
     soft = {"munchausen": 0.0, "entropy_form": "kl"}
@@ -222,25 +229,6 @@ def test_soft_values_are_no_overestimation(tmp_path, make_report):
         assert ("The values of IB-Soft DQN(n) are soft" in text) == said
         assert ("difference need not be an overestimation" in text) == said
     assert report.soft_agents(["Policy gradient", "Munchausen-DQN", "DQN"]) == ["Policy gradient", "Munchausen-DQN"]
-
-
-def test_labels_leave_room_for_the_legend(tmp_path):
-    """In a figure with one row of panels the label on the left, drawn, ends below the legend."""
-    rows = [dict(game="MinAtar/Asterix-v1", agent=agent, run=agent) for agent in ("DQN", "IB-DQN(n)")]
-    data = pd.DataFrame(rows).assign(step=1, seed=1, total=1, k=1.0, score_mean=1.0, overestimation=1.0, action_gap=1.0)
-    study, _ = report.compare(data)
-    drawn = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, "save", lambda figure, out, name: drawn.append(figure))
-        for name, (metric, label) in report.FIGURES.items():
-            if study.having(metric)[0]:
-                report.draw_games(study, metric, label, tmp_path, name, report.Args(runs=str(tmp_path)))
-    assert len(drawn) == 3
-    for figure in drawn:
-        figure.canvas.draw()
-        label = figure._supylabel.get_window_extent()
-        assert 0 <= label.y0 and label.y1 <= figure.legends[0].get_window_extent().y0
-        report.plt.close(figure)
 
 
 def test_names_of_soft_agents():
@@ -1067,6 +1055,25 @@ def test_relative_scores_of_single_runs(tmp_path, make_report):
     assert not result.figures["relative"].axes[0].patches and "resamples" not in readme(tmp_path)
 
 
+@pytest.mark.parametrize(
+    "games",
+    [
+        {"Asterix": RELATIVE["Asterix"]},
+        {"Asterix": RELATIVE["Asterix"], "Seaquest": {"minatar_dqn": (-1.0, 0.0), "minatar_mexp": (1.0, 1.0)}},
+        {game: {"minatar_dqn": agents["minatar_dqn"]} for game, agents in RELATIVE.items()},
+        {game: {"minatar_mexp": agents["minatar_mexp"]} for game, agents in RELATIVE.items()},
+        {"Asterix": {"minatar_dqn": (-1.0, 3.0), "minatar_mexp": (1.0, 1.0)}},
+    ],
+    ids=["one game", "one game with positive scores", "only DQN", "no DQN", "one game with negative scores"],
+)
+def test_nothing_to_aggregate_relative_scores_of(games, tmp_path, make_report):
+    make_relative(tmp_path, games)
+    result = make_report(tmp_path)
+    assert "relative" not in result.figures and "Relative to DQN" not in readme(tmp_path)
+    assert ("left out of the scores relative to DQN" in result.stderr) == ("Seaquest" in games)
+    assert not (tmp_path / "out" / "relative.csv").exists()
+
+
 # THE OTHER AGENTS
 
 
@@ -1076,6 +1083,30 @@ def diverge(folder, metric="overestimation", value="nan"):
     frame[metric] = frame[metric].astype(object)
     frame.loc[len(frame) - 1, metric] = value
     frame.to_csv(folder / "eval.csv", index=False)
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+def test_a_run_whose_values_diverged_keeps_its_score(value, tmp_path, make_report):
+    """Left out whole, it would make its agent look better than it is."""
+    for seed, score in ((1, 8.0), (2, 10.0), (3, 0.0)):
+        for game in ("MinAtar/Breakout-v1", "MinAtar/Freeway-v1"):
+            make_run(tmp_path, game, "minatar_dqn", seed, [5.0, 5.0])
+            folder = make_run(tmp_path, game, "minatar_mexp", seed, [score, score])
+            if seed == 3:
+                diverge(folder, value=value)
+    result = make_report(tmp_path)
+    for game in ("MinAtar/Breakout-v1", "MinAtar/Freeway-v1"):
+        assert f"{game}, IB-DQN(n), seed 3: `overestimation` is not finite everywhere and left out." in result.stderr
+    rows = [row for row in table(tmp_path, "games.csv") if row["agent"] == "IB-DQN(n)"]
+    for row in rows:
+        assert (row["runs"], float(row["final_score"])) == ("3", 6.0)
+        assert float(row["overestimation"]) == pytest.approx(0.9) and float(row["action_gap"]) == pytest.approx(0.06)
+    assert "No overestimation relative to DQN: that of a run is not finite." in result.stderr
+    assert {row["measure"] for row in table(tmp_path, "relative.csv")} == {"final_score", "auc"}
+    (improvement,) = table(tmp_path, "improvement.csv")
+    assert float(improvement["probability"]) == pytest.approx(2 / 3)
+    diverge(folder, "score_mean", value)
+    assert f"`{folder}` is ignored: it is damaged" in make_report(tmp_path).stderr
 
 
 def test_other_evaluation_steps(tmp_path, make_report):
