@@ -639,7 +639,8 @@ def fail(message: object) -> NoReturn:
 
 
 AT_LEAST_0 = ("seed", "checkpoint_frequency", "learning_rate", "adam_eps", "eval_frequency")
-AT_LEAST_0 += ("mean_scaling_coefficient", "num_iterations")
+AT_LEAST_0 += ("mean_scaling_coefficient",)
+AT_LEAST_0 += ("num_iterations",)
 AT_LEAST_1 = ("num_envs", "total_timesteps", "target_network_frequency", "batch_size", "exploration_steps")
 AT_LEAST_1 += ("learning_starts", "train_frequency", "eval_envs")
 FROM_0_TO_1 = ("gamma", "start_e", "end_e", "eval_epsilon")
@@ -778,6 +779,8 @@ def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> d
             state = checkpoint["components"][name]
             if isinstance(component, torch.optim.Optimizer):
                 state = copy.deepcopy(state)  # which it would go on using, though it is mapped from the file
+                for group, own in zip(state["param_groups"], component.param_groups, strict=True):
+                    group["capturable"] = own.get("capturable")  # the device's: a run may go on on another one
             component.load_state_dict(state)
         rng.bit_generator.state = checkpoint["rng"]
         torch.set_rng_state(checkpoint["torch_rng"])
@@ -854,17 +857,12 @@ if __name__ == "__main__":
 
     # RUN SETUP. A checkpoint holds `components` and `counters`: what a hack adds to the loop's state belongs there
     components = {"q_network": q_network, "target_network": target_network, "optimizer": optimizer, "buffer": buffer}
-    counters = {
-        "global_step": 0,
-        "updates": 0,
-        "wall_time": 0.0,
-        "losses": {},
-        "evaluations": [],
-        "best": {"score_mean": -math.inf},
-    }
+    counters = {"global_step": 0, "wall_time": 0.0, "losses": {}, "evaluations": [], "best": {"score_mean": -math.inf}}
+    counters["updates"] = 0
     if (run_dir / "checkpoint.pt").exists():
         counters = load_checkpoint(run_dir / "checkpoint.pt", components, rng)
-    global_step, updates, losses = counters["global_step"], counters["updates"], counters["losses"]
+    global_step, losses = counters["global_step"], counters["losses"]
+    updates = counters["updates"]
     evaluations, best = counters["evaluations"], counters["best"]
     start_time = time.time() - counters["wall_time"]
     config = start_config(run_dir, args, global_step, num_actions=envs.num_actions, device=device_name)

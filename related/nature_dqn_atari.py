@@ -599,7 +599,8 @@ AT_LEAST_0 = ("seed", "checkpoint_frequency", "learning_rate", "rmsprop_eps", "e
 AT_LEAST_0 += ("mean_scaling_coefficient",)
 AT_LEAST_1 = ("num_envs", "total_timesteps", "target_network_frequency", "batch_size", "exploration_steps")
 AT_LEAST_1 += ("learning_starts", "train_frequency", "eval_envs")
-FROM_0_TO_1 = ("rmsprop_alpha", "gamma", "start_e", "end_e", "eval_epsilon")
+FROM_0_TO_1 = ("gamma", "start_e", "end_e", "eval_epsilon")
+FROM_0_TO_1 += ("rmsprop_alpha",)
 MAY_DIFFER = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model")  # on --resume
 
 
@@ -714,6 +715,8 @@ def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> d
             state = checkpoint["components"][name]
             if isinstance(component, torch.optim.Optimizer):
                 state = copy.deepcopy(state)  # which it would go on using, though it is mapped from the file
+                for group, own in zip(state["param_groups"], component.param_groups, strict=True):
+                    group["capturable"] = own.get("capturable")  # the device's: a run may go on on another one
             component.load_state_dict(state)
         rng.bit_generator.state = checkpoint["rng"]
         torch.set_rng_state(checkpoint["torch_rng"])

@@ -611,10 +611,12 @@ def fail(message: object) -> NoReturn:
 
 
 AT_LEAST_0 = ("seed", "checkpoint_frequency", "learning_rate", "adam_eps", "eval_frequency")
-AT_LEAST_0 += ("mean_scaling_coefficient", "temperature")
+AT_LEAST_0 += ("mean_scaling_coefficient",)
+AT_LEAST_0 += ("temperature",)
 AT_LEAST_1 = ("num_envs", "total_timesteps", "target_network_frequency", "batch_size", "exploration_steps")
 AT_LEAST_1 += ("learning_starts", "train_frequency", "eval_envs")
-FROM_0_TO_1 = ("munchausen", "gamma", "start_e", "end_e", "eval_epsilon")
+FROM_0_TO_1 = ("gamma", "start_e", "end_e", "eval_epsilon")
+FROM_0_TO_1 += ("munchausen",)
 MAY_DIFFER = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model")  # on --resume
 
 
@@ -638,8 +640,6 @@ def check_args(args: Args) -> None:
 
 def check_agent(args: Args) -> None:
     """Refuse flags of this agent that cannot work together, and warn of a mixture."""
-    if 0 < args.temperature < 1e-9:
-        fail(f"--temperature {args.temperature} is lost in float32; it must be at least 1e-9, or 0, which is plain DQN")
     if args.temperature == 0 and (args.munchausen > 0 or args.policy == "boltzmann"):
         fail("--temperature 0 has no Boltzmann policy, which --munchausen and --policy boltzmann need; try 0.03")
     if args.munchausen > 0 and args.entropy_form == "kl":
@@ -739,6 +739,8 @@ def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> d
             state = checkpoint["components"][name]
             if isinstance(component, torch.optim.Optimizer):
                 state = copy.deepcopy(state)  # which it would go on using, though it is mapped from the file
+                for group, own in zip(state["param_groups"], component.param_groups, strict=True):
+                    group["capturable"] = own.get("capturable")  # the device's: a run may go on on another one
             component.load_state_dict(state)
         rng.bit_generator.state = checkpoint["rng"]
         torch.set_rng_state(checkpoint["torch_rng"])

@@ -696,6 +696,8 @@ def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> d
             state = checkpoint["components"][name]
             if isinstance(component, torch.optim.Optimizer):
                 state = copy.deepcopy(state)  # which it would go on using, though it is mapped from the file
+                for group, own in zip(state["param_groups"], component.param_groups, strict=True):
+                    group["capturable"] = own.get("capturable")  # the device's: a run may go on on another one
             component.load_state_dict(state)
         rng.bit_generator.state = checkpoint["rng"]
         torch.set_rng_state(checkpoint["torch_rng"])
