@@ -78,6 +78,8 @@ declare -A agent_scripts=(
   [ALE/targetfree_noln_mexp]="related/isdqn_atari.py --num-iterations 0 --no-layer-norm --mean-scaling-coefficient n"
   [MinAtar/minatar_dqn]="minatar_mexp.py --mean-scaling-coefficient 0"
   [MinAtar/minatar_mexp]="minatar_mexp.py"
+  [MinAtar/minatar_iqn]="related/iqn_minatar.py"
+  [MinAtar/minatar_iqn_mexp]="related/iqn_minatar.py --mean-scaling-coefficient n"
   [MinAtar/minatar_dueling]="related/dueling_minatar.py"
   [MinAtar/minatar_rdq]="related/dueling_minatar.py --rdq-beta 0.001"
   [MinAtar/minatar_eaudeqn]="related/eaudeqn_minatar.py"
@@ -113,7 +115,7 @@ sweeps=(
   ALE/dqn_mexp ALE/iqn_mexp ALE/nature ALE/softq ALE/munchausen ALE/isdqn ALE/isdqn1 ALE/targetfree ALE/targetbased
   ALE/targetfree_noln
   ALE/eaudeqn ALE/eaudeqn_w32 ALE/eaudeqn_w2048 ALE/polyprune ALE/dense
-  MinAtar/minatar_mexp MinAtar/minatar_nature MinAtar/minatar_softq MinAtar/minatar_munchausen
+  MinAtar/minatar_mexp MinAtar/minatar_iqn MinAtar/minatar_nature MinAtar/minatar_softq MinAtar/minatar_munchausen
   MinAtar/minatar_eaudeqn MinAtar/minatar_eaudeqn_w32 MinAtar/minatar_eaudeqn_w512
   MinAtar/minatar_polyprune MinAtar/minatar_dense
   MinAtar/minatar_isdqn MinAtar/minatar_isdqn1 MinAtar/minatar_targetfree MinAtar/minatar_targetbased

@@ -91,6 +91,8 @@ BASELINES = {
     "lunarlander": "DQN",
     "iqn": "IQN",
     "iqn_atari": "IQN",
+    "iqn_minatar": "IQN",
+    "minatar_iqn": "IQN",
     "nature": "Nature DQN",
     "nature_dqn_atari": "Nature DQN",
     "nature_dqn_minatar": "Nature DQN",

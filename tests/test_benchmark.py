@@ -32,6 +32,8 @@ SCRIPTS = {
     "iqn_mexp": "iqn_atari_mexp.py",
     "minatar_dqn": "minatar_mexp.py --mean-scaling-coefficient 0",
     "minatar_mexp": "minatar_mexp.py",
+    "minatar_iqn": "related/iqn_minatar.py",
+    "minatar_iqn_mexp": "related/iqn_minatar.py --mean-scaling-coefficient n",
 }
 WITHOUT_LAYER = {
     "dueling": "dueling_GAMES.py",
@@ -206,7 +208,7 @@ def test_sweep_over_k(tmp_path):
         ("atari5 --agents dqn,minatar_dqn", "'minatar_dqn' is none of dense, dense_mexp, dqn, dqn_mexp"),
         (
             "minatar --agents minatar_rdq --k 1",
-            "'minatar_rdq' is none of minatar_mexp, minatar_nature, minatar_softq, minatar_munchausen, ",
+            "'minatar_rdq' is none of minatar_mexp, minatar_iqn, minatar_nature, minatar_softq, ",
         ),
         ("lunarlander --games CartPole", "'CartPole' is none of LunarLander"),
         ("minatar --k 1,,2", "--k '1,,2' must be a list"),

@@ -178,6 +178,7 @@ def test_bands():
     [
         ("dqn_atari", None, 18, "DQN"),
         ("iqn_atari", None, 18, "IQN"),
+        ("minatar_iqn_mexp", 3.0, 3, "IB-IQN(n)"),
         ("minatar_dqn", 0.0, 3, "DQN"),
         ("dqn_atari_mexp", 18.0, 18, "IB-DQN(n)"),
         ("minatar_mexp", 3.0, 3, "IB-DQN(n)"),
