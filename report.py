@@ -579,7 +579,10 @@ def aggregates(scores: np.ndarray) -> np.ndarray:
     """Mean, median, IQM and optimality gap of human-normalised scores (runs, games, steps) at every step: (4, steps).
     Mean and median are over games of the means over runs, the IQM is over all runs (Agarwal et al. 2021)."""
     means = scores.mean(0)
-    iqm = scipy.stats.trim_mean(scores.reshape(-1, scores.shape[-1]), 0.25, axis=0)  # `metrics.aggregate_iqm` by steps
+    flat = scores.reshape(-1, scores.shape[-1])
+    cut = len(flat) // 4
+    # `metrics.aggregate_iqm` by steps, as scipy.stats.trim_mean computes it, whose checks take ten times as long
+    iqm = np.partition(flat, (cut, len(flat) - cut - 1), axis=0)[cut : len(flat) - cut].mean(0)
     gap = 1 - np.minimum(scores, 1).mean((0, 1))
     return np.stack([means.mean(0), np.median(means, axis=0), iqm, gap])
 
