@@ -65,7 +65,7 @@ for prefix, games, width in (("", "atari", 2048), ("minatar_", "minatar", 512)):
 
 def benchmark(*flags, cwd, check=0, env=ENV):
     command = ["bash", str(ROOT / "benchmark.sh"), *" ".join(flags).split()]
-    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=280)
+    result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
     assert result.returncode == check, (result.returncode, result.stdout[-2000:], result.stderr[-2000:])
     return result
 
