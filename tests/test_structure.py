@@ -191,10 +191,9 @@ def test_the_diff_is_the_layer(baseline, modified):
 def test_the_baseline_holds_no_trace_of_the_layer(baseline):
     """But in its docstring, and in the name of the project."""
     text = text_of(baseline)
-    text = text.replace(ast.get_docstring(ast.parse(text), False), "").replace(
-        'wandb_project_name: str = "mean-expansion"', ""
-    )
-    for word in ("mean_scaling", "MeanExpansion", "expansion", "coefficient", "fold", "mexp"):
+    for allowed in (ast.get_docstring(ast.parse(text), False), 'wandb_project_name: str = "mean-expansion"'):
+        text = text.replace(allowed, "")
+    for word in ("mean_scaling", "MeanExpansion", "expansion", "coefficient", "folded", "mexp"):
         assert word not in text, word
 
 
@@ -387,8 +386,11 @@ def test_every_number_has_its_bounds(name):
     assert len(bounded) == len(set(bounded))
     free = {"eval_steps", "temperature", "max_grad_norm"} if "online" in name else {"buffer_size", "eval_steps"}
     assert numbers - set(bounded) <= free
-    assert set(bounded) <= set(vars(script.Args()))
-    script.check_args(script.Args())
+    args = script.Args()
+    assert set(bounded) <= set(vars(args))
+    if "eaudeqn" in name:
+        args.num_networks = 5  # None is the method's
+    script.check_args(args)
 
 
 def refusal(script, args, capsys):
