@@ -6,19 +6,17 @@ import json
 
 import numpy as np
 import pytest
-import test_minatar
-import test_update
 import torch
 import torch.nn as nn
-from conftest import TINY, load, run_folders
-from test_bad_input import checkpointed_run
-from test_resume import run_here
+from helpers import MINATAR_FLAGS, TINY, checkpointed_run, doubles, games_of, load, make_network, values_by_hand
+from helpers import batch_of as helpers_batch_of
+from helpers import networks as helpers_networks
 
 ATARI, MINATAR = "related/nature_dqn_atari", "related/nature_dqn_minatar"
 LR, ALPHA, EPS = 2.5e-4, 0.95, 1e-2  # of Mnih et al. 2015
 TINY_RUN = {
     ATARI: f"{TINY} --env-id ALE/Pong-v5 --no-full-action-space",
-    MINATAR: f"{test_minatar.SHORT} --env-id Seaquest --eval-frequency 0",
+    MINATAR: f"{MINATAR_FLAGS} --env-id Seaquest --eval-frequency 0",
 }
 
 
@@ -27,39 +25,16 @@ def script(request):
     return load(request.param)
 
 
-def on_atari(script):
-    return hasattr(script, "AtariEnvs")
-
-
-def make_network(script, k, num_actions=6):
-    if on_atari(script):
-        return script.QNetwork(num_actions, k)
-    return script.QNetwork(4, num_actions, k)
-
-
 def networks(script, k):
-    torch.manual_seed(1)
-    network = make_network(script, k)
+    network, target = helpers_networks(script, k=k)
     nn.init.normal_(network.output.bias, std=0.3)
-    target = copy.deepcopy(network)
-    for parameter in target.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter) / parameter[0].numel() ** 0.5
-    return network, target.requires_grad_(False)
+    return network, target
 
 
 def batch_of(script):
-    """Transitions of 6 actions, some of them terminal, with rewards that make some TD errors larger than 1."""
-    if on_atari(script):
-        batch = test_update.batch_with_all_kinds(script)
-        return batch._replace(rewards=2 * batch.rewards)
-    return script.Batch(*test_minatar.make_batch())._replace(actions=torch.arange(16) % 6)
-
-
-def values_by_hand(script, weights, obs, k):
-    """The values in float64 from the weights."""
-    if on_atari(script):
-        return test_update.values_by_hand(weights, obs, k)
-    return test_minatar.values_by_hand(weights, obs, k)
+    """Some transitions are terminal, and some rewards make TD errors larger than 1."""
+    batch = helpers_batch_of(script)
+    return batch._replace(rewards=2 * batch.rewards) if games_of(script) == "Atari" else batch
 
 
 def rmsprop(script, parameters, lr=LR, alpha=ALPHA, eps=EPS):
@@ -244,8 +219,8 @@ def test_one_step_equals_the_formula(script, k):
     """The real update with the settings of Mnih et al. 2015, of which RMSprop's first step is by hand."""
     network, target = networks(script, k)
     batch = batch_of(script)
-    weights = {name: value.double().clone().requires_grad_() for name, value in network.state_dict().items()}
-    target_weights = {name: value.double() for name, value in target.state_dict().items()}
+    weights = {name: value.requires_grad_() for name, value in doubles(network).items()}
+    target_weights = doubles(target)
     q = values_by_hand(script, weights, batch.obs, k)
     q_next = values_by_hand(script, target_weights, batch.next_obs, k)
     loss, td_errors = 0.0, []
@@ -291,12 +266,17 @@ def test_old_gradients_do_not_count(script):
 # THE LAYER
 
 
+class Nothing(nn.Module):
+    """Stands in the place of the layer."""
+
+    def forward(self, z):
+        return z
+
+
 def plain_network(script):
-    """The network written without the layer."""
-    if on_atari(script):
-        return load("dqn_atari").QNetwork(6)
-    plain = test_minatar.Plain()
-    plain.output = nn.Linear(128, 6)
+    """The network without the layer."""
+    plain = make_network(script, k=1.0)
+    plain.mean_expansion = Nothing()
     return plain
 
 
@@ -332,29 +312,17 @@ def test_folding(script, k):
 
 
 @pytest.mark.parametrize("name", [ATARI, MINATAR])
-def test_k_of_a_run(name, tmp_path):
-    """0 by default; the number of actions with None; both the model and its folded one are saved."""
-    for flags, k in (("", 0), ("--mean-scaling-coefficient None", 6), ("--mean-scaling-coefficient 2.5", 2.5)):
-        runs = tmp_path / str(k)
-        runs.mkdir()
-        run_here(name, TINY_RUN[name], "--total-timesteps 8 --save-model", flags, cwd=runs)
-        (folder,) = run_folders(runs)
-        config = json.loads((folder / "config.json").read_text())
-        assert config["args"]["mean_scaling_coefficient"] == k and config["num_actions"] == 6
-        weights, folded = (torch.load(folder / f"{file}.pt", weights_only=True) for file in ("model", "model_folded"))
-        expected = weights["output.weight"] + k * weights["output.weight"].mean(0)
-        torch.testing.assert_close(folded["output.weight"], expected)
-
-
-@pytest.mark.parametrize("name", [ATARI, MINATAR])
-def test_optimizer_of_a_run(name, tmp_path):
-    """RMSprop with the numbers of Mnih et al. 2015, or of the flags, whose averages are in the checkpoint."""
-    given = "--learning-rate 1e-3 --rmsprop-alpha 0.9 --rmsprop-eps 1e-3"
-    for flags, numbers in (("", (LR, ALPHA, EPS)), (given, (1e-3, 0.9, 1e-3))):
+def test_optimizer_and_layer_of_a_run(name, tmp_path):
+    """RMSprop with the numbers of Mnih et al. 2015 and no layer, or those of the flags; the optimizer's averages are in
+    the checkpoint."""
+    given = "--learning-rate 1e-3 --rmsprop-alpha 0.9 --rmsprop-eps 1e-3 --mean-scaling-coefficient n"
+    for flags, numbers, k in (("", (LR, ALPHA, EPS), 0), (given, (1e-3, 0.9, 1e-3), 6)):
         runs = tmp_path / f"runs{len(flags)}"
         runs.mkdir()
         _, folder = checkpointed_run(runs, name, f"{TINY_RUN[name]} {flags}")
-        saved = torch.load(folder / "checkpoint.pt", weights_only=True)["stateful"]["optimizer"]
+        config = json.loads((folder / "config.json").read_text())
+        assert config["args"]["mean_scaling_coefficient"] == k and config["starts"][0]["num_actions"] == 6
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)["components"]["optimizer"]
         (group,) = saved["param_groups"]
         assert (group["lr"], group["alpha"], group["eps"]) == numbers
         assert len(saved["state"]) == len(group["params"]) == (10 if name == ATARI else 6)
