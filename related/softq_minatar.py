@@ -34,6 +34,7 @@ import json
 import math
 import os
 import pickle
+import resource
 import shutil
 import subprocess
 import sys
@@ -481,10 +482,12 @@ def evaluate(values: Callable, args: Args, step: int, device: torch.device) -> d
 
 
 def free_memory(device: torch.device) -> int:
-    """Free bytes of the GPU, or of the host within the limits of a container or job (cgroup v2 and v1)."""
+    """Free bytes of the GPU, or of the host within the limits of a container or job."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info()[0]
     free = psutil.virtual_memory().available
+    if (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:  # ulimit -v
+        free = min(free, address_space - psutil.Process().memory_info().vms)
     groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
     for controllers, mount, limit, usage, cache in (
         ("", "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
@@ -563,10 +566,14 @@ def fail(message: object) -> NoReturn:
 
 
 AT_LEAST_0 = ("seed", "checkpoint_frequency", "learning_rate", "adam_eps", "eval_frequency")
-AT_LEAST_0 += ("mean_scaling_coefficient", "temperature")
+AT_LEAST_0 += ("mean_scaling_coefficient",)
+AT_LEAST_0 += ("temperature",)
 AT_LEAST_1 = ("num_envs", "total_timesteps", "target_network_frequency", "batch_size", "exploration_steps")
 AT_LEAST_1 += ("learning_starts", "train_frequency", "eval_envs", "eval_episodes", "num_threads")
-FROM_0_TO_1 = ("munchausen", "gamma", "start_e", "end_e", "eval_epsilon")
+FROM_0_TO_1 = ("gamma", "start_e", "end_e", "eval_epsilon")
+FROM_0_TO_1 += ("munchausen",)
+MAY_DIFFER = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model")  # on --resume
+MAY_DIFFER += ("checkpoint_frequency",)  # a checkpoint changes nothing here
 
 
 def check_args(args: Args) -> None:
@@ -589,8 +596,6 @@ def check_args(args: Args) -> None:
 
 def check_agent(args: Args) -> None:
     """Refuse flags of this agent that cannot work together, and warn of a mixture."""
-    if 0 < args.temperature < 1e-9:
-        fail(f"--temperature {args.temperature} is lost in float32; it must be at least 1e-9, or 0, which is plain DQN")
     if args.temperature == 0 and (args.munchausen > 0 or args.policy == "boltzmann"):
         fail("--temperature 0 has no Boltzmann policy, which --munchausen and --policy boltzmann need; try 0.03")
     if args.munchausen > 0 and args.entropy_form == "kl":
@@ -624,9 +629,8 @@ def open_run(args: Args) -> tuple[Path, TextIO]:
         if not finished and not (folder / "checkpoint.pt").exists():
             continue
         old_args = vars(Args()) | config["args"]  # a flag that is newer than the run had its default
-        may_differ = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model")
         for flag, value in json.loads(json.dumps(vars(args), default=str)).items():
-            if flag not in may_differ and value != old_args[flag]:
+            if flag not in MAY_DIFFER and value != old_args[flag]:
                 fail(f"--resume: {folder} had {flag} = {old_args[flag]}, not {value}; start a new run without --resume")
         if finished:
             print(f"--resume: {folder} has finished, nothing is left to do")
@@ -691,6 +695,8 @@ def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> d
             state = checkpoint["components"][name]
             if isinstance(component, torch.optim.Optimizer):
                 state = copy.deepcopy(state)  # which it would go on using, though it is mapped from the file
+                for group, own in zip(state["param_groups"], component.param_groups, strict=True):
+                    group["capturable"] = own.get("capturable")  # the device's: a run may go on on another one
             component.load_state_dict(state)
         rng.bit_generator.state = checkpoint["rng"]
         torch.set_rng_state(checkpoint["torch_rng"])

@@ -1,0 +1,838 @@
+# /// script
+# requires-python = ">=3.11,<3.14"
+# dependencies = [
+#     "gymnasium==1.4.0",
+#     "MinAtar==1.0.15",
+#     "numpy==2.4.6",
+#     "psutil==7.2.2",
+#     "tensorboard==2.21.0",
+#     "torch==2.13.0",
+#     "tqdm==4.70.1",
+#     "tyro==1.0.17",
+# ]
+# ///
+"""IQN (Dabney et al. 2018, "Implicit Quantile Networks") on the five MinAtar games, with and without the mean-expansion
+layer: IB-IQN(k) of Nagarajan, Daley, White & Machado (ICML 2026, arXiv 2606.29806).
+
+The agent is that of `iqn_atari_mexp.py`; games, torso, replay and schedule are those of `minatar_mexp.py`. No constants
+of IQN on MinAtar are published. Adam's epsilon is Dabney et al.'s; 8 quantiles in the loss fit a CPU, and more change
+little in the long run (Dabney et al. 2018).
+
+Usage: python related/iqn_minatar.py --env-id MinAtar/Breakout-v1
+"""
+
+import copy
+import csv
+import ctypes
+import fcntl
+import glob
+import importlib.metadata
+import importlib.util
+import json
+import math
+import os
+import pickle
+import resource
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal, NamedTuple, NoReturn, Optional, TextIO
+
+import gymnasium
+import minatar.gym
+import numpy as np
+import psutil
+import torch
+import torch.nn as nn
+import tyro
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+
+@dataclass
+class Args:
+    # RUN
+    exp_name: str = os.path.basename(__file__)[: -len(".py")]  # the name of this experiment
+    seed: int = 1  # seed of the experiment
+    torch_deterministic: bool = True  # if toggled, `torch.backends.cudnn.deterministic=True`
+    cuda: bool = True  # if toggled, train on the GPU when there is one
+    cuda_graphs: bool = True  # if toggled, `update` and `action_values` run as CUDA graphs, which is faster (GPU only)
+    track: bool = False  # if toggled, this experiment is tracked with Weights and Biases (`pip install wandb`)
+    wandb_project_name: str = "mean-expansion"  # the wandb's project name
+    wandb_entity: Optional[str] = None  # the entity (team) of wandb's project
+    save_model: bool = False  # whether to save the trained model into the run's folder; `play.py` shows it
+    save_best: bool = False  # whether to save the network of the best evaluation phase there (`play.py --best`)
+    runs_dir: str = "runs"  # the folder in which every run makes its own
+    resume: bool = False  # go on with the newest run of this env, name and seed that has a checkpoint, if there is one
+    checkpoint_frequency: int = 50_000  # agent steps between checkpoints (up to some 200 MB); 0 is never
+    num_threads: int = 1  # CPU threads of PyTorch; more make a network this small slower
+
+    # ENVIRONMENT
+    env_id: str = "MinAtar/Breakout-v1"  # the game, or just its name; v1 has its minimal action set, v0 all 6 actions
+    num_envs: int = 1  # games, stepped one after the other; all schedules count the agent steps of all together
+
+    # AGENT
+    total_timesteps: int = 5_000_000  # agent steps, of one frame each (Young & Tian 2019)
+    learning_rate: float = 2.5e-4  # of Adam (Ceron & Castro 2021)
+    adam_eps: float = 0.01 / 32  # epsilon of Adam (Dabney et al. 2018)
+    mean_scaling_coefficient: float | Literal["n", "2n", "4n"] = 0.0  # k of the layer; n is the number of actions
+    num_tau_samples: int = 8  # N, quantiles of the online network in the loss; 64 on Atari (Dabney et al. 2018)
+    num_tau_prime_samples: int = 8  # N', quantiles of the target network in the loss; 64 on Atari (Dabney et al. 2018)
+    num_quantile_samples: int = 32  # K, quantiles whose mean is an action's value (Dabney et al. 2018)
+    buffer_size: int = 100_000  # transitions in the replay memory (Young & Tian 2019)
+    buffer_device: Literal["auto", "cpu"] = "auto"  # the replay's memory: the training device's (auto) or the host's
+    gamma: float = 0.99  # the discount factor (Mnih et al. 2015)
+    target_network_frequency: int = 1_000  # agent steps between hard copies to the target network (Young & Tian 2019)
+    batch_size: int = 32  # transitions of one gradient step (Mnih et al. 2015)
+    start_e: float = 1.0  # the starting epsilon for exploration (Mnih et al. 2015)
+    end_e: float = 0.01  # the ending epsilon for exploration (Ceron & Castro 2021)
+    exploration_steps: int = 100_000  # agent steps over which epsilon falls linearly (Young & Tian 2019)
+    learning_starts: int = 5_000  # agent step at which learning starts (Young & Tian 2019)
+    train_frequency: int = 4  # agent steps for each gradient step (Ceron & Castro 2021)
+
+    # EVALUATION
+    eval_frequency: int = 100_000  # agent steps between evaluation phases; 0 is never
+    eval_episodes: int = 100  # episodes of an evaluation phase
+    eval_envs: int = 20  # games that an evaluation phase plays at a time
+    eval_epsilon: float = 0.001  # epsilon of an evaluation phase (Dabney et al. 2018)
+
+
+# AGENT
+
+
+class MeanExpansion(nn.Module):
+    """q = z + k * mean(z): shares value across the actions of a state (arXiv 2606.29806); no parameters.
+
+    Maps (..., n) to (..., n) of the same dtype. Differences between actions stay, and so does the greedy action, but
+    gradients are shared: dL/dz = (I + k/n 11^T) dL/dq. k = 0 is the identity. Raises ValueError for k < 0 or infinite.
+    """
+
+    def __init__(self, k: float):
+        super().__init__()
+        if not 0 <= k < math.inf:
+            raise ValueError(f"k = {k} must be a finite number, at least 0")
+        self.k = float(k)
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return z + self.k * z.mean(-1, keepdim=True)
+
+
+class QNetwork(nn.Module):
+    """The torso of Young & Tian 2019 with the quantile embedding of Dabney et al. 2018: observations (B, 10, 10, C)
+    bool and quantile fractions (B, N) float32 in [0, 1) to the return's quantiles for every action, (B, N, n) float32.
+    The torso runs once for all fractions. PyTorch's initialisation, as in `iqn_atari.py`."""
+
+    def __init__(self, num_channels: int, num_actions: int, mean_scaling_coefficient: float):
+        super().__init__()
+        num_cosines = 64  # of the published implementations, from i = 1 on; the paper's equation 4 starts at 0
+        self.torso = nn.Sequential(
+            nn.Conv2d(num_channels, 16, 3),
+            nn.ReLU(),
+            nn.Flatten(),
+        )
+        self.embedding = nn.Sequential(
+            nn.Linear(num_cosines, 1024),
+            nn.ReLU(),
+        )
+        self.hidden = nn.Sequential(
+            nn.Linear(1024, 128),
+            nn.ReLU(),
+        )
+        self.output = nn.Linear(128, num_actions)
+        self.mean_expansion = MeanExpansion(mean_scaling_coefficient)
+        self.register_buffer("frequencies", math.pi * torch.arange(1, num_cosines + 1), persistent=False)
+
+    def forward(self, obs: torch.Tensor, taus: torch.Tensor) -> torch.Tensor:
+        planes = obs.permute(0, 3, 1, 2).float().contiguous()  # (B, C, 10, 10)
+        features = self.torso(planes)[:, None]  # (B, 1, 1024): once for all fractions
+        cosines = torch.cos(taus[:, :, None] * self.frequencies)  # (B, N, 64)
+        z = self.output(self.hidden(features * self.embedding(cosines)))
+        return self.mean_expansion(z)  # q = z + k * mean(z)
+
+    def folded_state_dict(self) -> dict[str, torch.Tensor]:
+        """The state dict of a network with k = 0 and the same outputs: W + k rowmean(W) and b + k mean(b)."""
+        folded = self.state_dict()
+        for name in ("output.weight", "output.bias"):
+            folded[name] = folded[name] + self.mean_expansion.k * folded[name].mean(0, keepdim=True)
+        return folded
+
+
+def make_network(args: Args, envs: "MinAtarEnvs") -> QNetwork:
+    return QNetwork(envs.obs_shape[-1], envs.num_actions, args.mean_scaling_coefficient)
+
+
+def linear_schedule(start_e: float, end_e: float, duration: int, t: int) -> float:
+    """Linear decay from `start_e` to `end_e` over `duration` agent steps, then constant; `t` is the agent step."""
+    return start_e + (end_e - start_e) * min(t / duration, 1.0)
+
+
+def due(step: int, num_envs: int, frequency: int) -> int:
+    """How many multiples of `frequency` are among the agent steps step - num_envs + 1, ..., step; none if it is 0."""
+    if frequency == 0:
+        return 0
+    step_before = max(step - num_envs, 0)
+    return step // frequency - step_before // frequency
+
+
+@torch.no_grad()
+def action_values(q_network: nn.Module, num_quantile_samples: int, obs: torch.Tensor) -> torch.Tensor:
+    """The values (B, n) float32 that choose actions, of observations as the network takes them: the means of the
+    quantiles at K fresh fractions."""
+    taus = torch.rand(len(obs), num_quantile_samples, device=obs.device)
+    return q_network(obs, taus).mean(1)
+
+
+def quantile_huber_loss(quantiles: torch.Tensor, taus: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """The quantile Huber loss, kappa = 1, of every pair of a predicted quantile, (B, N), at its fraction, (B, N), and a
+    target sample, (B, N'): the mean over the targets, the sum over the predictions, the mean over the batch. Returns
+    shape (). Dabney et al. 2018, equation 3."""
+    errors = targets[:, None, :] - quantiles[:, :, None]  # (B, N, N')
+    huber = torch.where(errors.abs() <= 1, 0.5 * errors.square(), errors.abs() - 0.5)
+    overestimated = (errors < 0).float()
+    weights = (taus[:, :, None] - overestimated).abs()
+    return (weights * huber).mean(2).sum(1).mean()  # over targets, predictions, batch
+
+
+def update(
+    q_network: nn.Module, target_network: nn.Module, optimizer: torch.optim.Optimizer, args: Args, batch: "Batch"
+) -> tuple[torch.Tensor, ...]:
+    """One gradient step. Returns the loss and the mean Q(s, a), of shape (), and the batch's TD errors, (B,), which are
+    the means of the target samples minus those of the predicted quantiles.
+
+    The target network chooses the greedy action, by K fractions of its own; all but terminal transitions bootstrap.
+    """
+    batch_size = len(batch.obs)
+    num_greedy = args.num_quantile_samples
+    num_targets = args.num_tau_prime_samples
+    device = batch.obs.device
+    with torch.no_grad():
+        next_taus = torch.rand(batch_size, num_greedy + num_targets, device=device)
+        next_quantiles = target_network(batch.next_obs, next_taus)
+        greedy_quantiles = next_quantiles[:, :num_greedy]
+        target_quantiles = next_quantiles[:, num_greedy:]
+        greedy = greedy_quantiles.mean(1).argmax(1)
+        next_values = target_quantiles.take_along_dim(greedy[:, None, None], dim=2).squeeze(2)  # (B, N')
+        td_target = batch.rewards[:, None] + args.gamma * (1 - batch.terminated[:, None]) * next_values
+    taus = torch.rand(batch_size, args.num_tau_samples, device=device)
+    q_taken = q_network(batch.obs, taus).take_along_dim(batch.actions[:, None, None], dim=2).squeeze(2)  # (B, N)
+    td_errors = td_target.mean(1) - q_taken.mean(1)
+    loss = quantile_huber_loss(q_taken, taus, td_target)
+
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach(), q_taken.detach().mean(), td_errors.detach()
+
+
+# ENVIRONMENT
+
+
+class MinAtarEnvs:
+    """N games of the package MinAtar (Young & Tian 2019), stepped one after the other.
+
+    With probability 0.1 a game repeats its previous action, and most games get harder with time: the package's
+    defaults. Observations are (10, 10, C) bool, one channel for each kind of object. Episodes end at game over or after
+    `max_steps` agent steps. Raises gymnasium.error.Error for an unknown game.
+    """
+
+    def __init__(self, env_id: str, num_envs: int, max_steps: int = 27_000):
+        if "MinAtar/Breakout-v1" not in gymnasium.registry:
+            minatar.gym.register_envs()
+        name = env_id.removeprefix("MinAtar/")
+        spec = gymnasium.spec(f"MinAtar/{name}" if "-v" in name else f"MinAtar/{name}-v1")
+        self.env_id = spec.id
+        self.games = [minatar.Environment(spec.kwargs["game"]) for _ in range(num_envs)]
+        self.action_set = list(range(6))  # the package's actions; an agent's action is an index of this list
+        if spec.kwargs["use_minimal_action_set"]:
+            self.action_set = self.games[0].minimal_action_set()
+        self.num_envs = num_envs
+        self.num_actions = len(self.action_set)
+        self.obs_shape = tuple(self.games[0].state_shape())
+        self.max_steps = max_steps
+        self.scores = np.zeros(num_envs, np.int64)
+        self.lengths = np.zeros(num_envs, np.int64)
+
+    def observe(self) -> np.ndarray:
+        """The observations of all games as they stand, (N, 10, 10, C) bool."""
+        return np.stack([game.state() for game in self.games])
+
+    def reset(self, seeds: np.ndarray) -> np.ndarray:
+        """Start an episode in every game, seeded by (N,) int64; returns the observations, (N, 10, 10, C) bool."""
+        for game, seed in zip(self.games, seeds, strict=True):
+            game.seed(int(seed))
+            game.reset()
+        self.scores = np.zeros(self.num_envs, np.int64)
+        self.lengths = np.zeros(self.num_envs, np.int64)
+        return self.observe()
+
+    def step(self, actions: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, np.ndarray, dict]:
+        """Take the actions, (N,) int64. Returns, for each game: the next observation, bool, already of a new episode if
+        `done`; the reward, int64; terminated, truncated and done, bool; and in `info` the `score` and `length` (agent
+        steps) of the episode so far, and `final_obs`, (N, 10, 10, C) bool, which for an ended episode is its last
+        observation and else the next one."""
+        rewards = np.zeros(self.num_envs, np.int64)
+        terminated = np.zeros(self.num_envs, bool)
+        for i, action in enumerate(actions):
+            rewards[i], terminated[i] = self.games[i].act(self.action_set[action])
+        self.scores = self.scores + rewards
+        self.lengths = self.lengths + 1
+        truncated = (self.lengths >= self.max_steps) & ~terminated
+        done = terminated | truncated
+        final_obs = self.observe()
+        info = {"final_obs": final_obs, "score": self.scores, "length": self.lengths}
+        for i in np.flatnonzero(done):
+            self.games[i].reset()
+        obs = self.observe() if done.any() else final_obs
+        self.scores = np.where(done, 0, self.scores)
+        self.lengths = np.where(done, 0, self.lengths)
+        return obs, rewards, terminated, truncated, done, info
+
+    def state_dict(self) -> dict:
+        """The games as they stand, with their generators."""
+        return {"games": pickle.dumps((self.games, self.scores, self.lengths))}
+
+    def load_state_dict(self, state: dict) -> None:
+        """Put the games back. Unpickling runs code: only go on from checkpoints that you trust."""
+        self.games, self.scores, self.lengths = pickle.loads(state["games"])
+
+
+def make_envs(args: Args, num_envs: int) -> MinAtarEnvs:
+    return MinAtarEnvs(args.env_id, num_envs)
+
+
+# REPLAY BUFFER
+
+
+class Batch(NamedTuple):
+    """Transitions on the training device. `next_obs` is undefined where `terminated`."""
+
+    obs: torch.Tensor  # (B, ...), as the network takes them
+    actions: torch.Tensor  # (B,) int64
+    rewards: torch.Tensor  # (B,) float32, for learning
+    next_obs: torch.Tensor  # (B, ...)
+    terminated: torch.Tensor  # (B,) float32, 0 or 1
+
+
+class ReplayBuffer:
+    """Uniform replay of the last `capacity` transitions, preallocated on `device`: frames[i, 0] is the observation of
+    transition i and frames[i, 1] its successor. Raises MemoryError, with the bytes needed and free.
+    """
+
+    def __init__(self, capacity: int, obs_shape: tuple[int, ...], device: torch.device):
+        self.device = device
+        self.size = capacity
+        needed, free = capacity * 2 * math.prod(obs_shape), free_memory(device)
+        if needed > 0.95 * free:
+            fits = max(int(0.8 * capacity * free / needed), 0)
+            raise MemoryError(
+                f"--buffer-size {capacity} needs {needed:,} bytes, {device} has {free:,} free; try {fits}"
+            )
+        # Filling takes all memory now, not in the middle of the run
+        self.frames = torch.empty((capacity, 2, *obs_shape), dtype=torch.bool, device=device).fill_(0)
+        self.actions = np.zeros(capacity, np.uint8)
+        self.rewards = np.zeros(capacity, np.float32)
+        self.terminated = np.zeros(capacity, bool)
+        self.written = 0  # transitions ever written
+
+    def append(
+        self,
+        obs: np.ndarray,
+        final_obs: np.ndarray,
+        actions: np.ndarray,
+        rewards: np.ndarray,
+        terminated: np.ndarray,
+    ) -> None:
+        """Store N transitions: observations and their successors, (N, 10, 10, C) bool, the actions, rewards and whether
+        the successor is terminal, (N,). The successor of a truncated transition is not."""
+        slots = (self.written + np.arange(len(actions))) % self.size
+        pairs = np.stack((obs, final_obs), axis=1)
+        self.frames.index_copy_(0, to_device(slots, self.device), to_device(pairs, self.device))
+        self.actions[slots] = actions
+        self.rewards[slots] = rewards
+        self.terminated[slots] = terminated
+        self.written += len(actions)
+
+    def sample(self, batch_size: int, rng: np.random.Generator, device: torch.device) -> Batch:
+        """Draw transitions uniformly, with replacement, onto `device`; observations are (B, 10, 10, C) bool."""
+        slots = rng.integers(self.slots_in_use(), size=batch_size)
+        frames = self.frames.index_select(0, to_device(slots, self.device))
+        if self.device.type != device.type:
+            frames = to_device(frames.numpy(), device)
+        return Batch(
+            obs=frames[:, 0],
+            actions=to_device(self.actions[slots].astype(np.int64), device),
+            rewards=to_device(self.rewards[slots], device),
+            next_obs=frames[:, 1],
+            terminated=to_device(self.terminated[slots].astype(np.float32), device),
+        )
+
+    def slots_in_use(self) -> int:
+        """The number of transitions kept, which are the first rows."""
+        return min(self.written, self.size)
+
+    def views(self, count: int) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of the first `count` transitions, sharing their memory."""
+        arrays = {"frames": self.frames[:count]}
+        for name in ("actions", "rewards", "terminated"):
+            arrays[name] = torch.from_numpy(getattr(self, name)[:count])
+        return arrays
+
+    def state_dict(self) -> dict:
+        state = self.views(self.slots_in_use())
+        state["frames"] = torch.from_numpy(state["frames"].cpu().numpy())  # a slice would save all of the memory
+        return state | {"written": self.written}
+
+    def load_state_dict(self, state: dict) -> None:
+        for name, array in self.views(len(state["frames"])).items():
+            array.copy_(state[name])
+        self.written = state["written"]
+
+
+# EVALUATION
+
+
+def evaluate(values: Callable, args: Args, step: int, device: torch.device) -> dict[str, float]:
+    """An evaluation phase at agent step `step`; `values` maps observations to action-values (N, n), on `device`.
+
+    `--eval-episodes` episodes are played: a game whose episode has ended starts another while fewer were started.
+    Returns the metrics; those that are no scores are averages over all steps.
+    """
+    envs = make_envs(args, args.eval_envs)
+    rng = np.random.default_rng((args.seed, step))  # of its own: evaluating leaves the training as it is
+    obs = envs.reset(rng.integers(2**31, size=envs.num_envs))
+    every_env = np.arange(envs.num_envs)
+    scoring = every_env < args.eval_episodes  # games still being scored
+    episodes_started = np.count_nonzero(scoring)
+    scores = []
+    discount_sum = np.zeros(envs.num_envs)
+    episode_sums = 0.0  # over the steps so far of the episode that each game plays: (quantities, N)
+    totals = 0.0  # over all steps of the finished episodes: (quantities,)
+    total_steps = 0
+    while scoring.any():
+        q = values(to_device(obs, device)).cpu().numpy()
+        explore = rng.random(envs.num_envs) < args.eval_epsilon
+        random_actions = rng.integers(q.shape[1], size=envs.num_envs)
+        actions = np.where(explore, random_actions, q.argmax(1))
+        obs, rewards, _, _, done, info = envs.step(actions)
+
+        # The returns G_u, ..., G_0 contain the reward r_u times 1, gamma, ..., gamma^u, so the sum of all returns of an
+        # episode is the sum of all r_u * (1 + gamma + ... + gamma^u)
+        discount_sum = 1 + args.gamma * discount_sum
+        second, first = np.sort(q, axis=1)[:, -2:].T
+        measured = {
+            "mean_q": q[every_env, actions],
+            "mean_discounted_return": rewards * discount_sum,
+            "action_gap": first - second,
+            "q_norm": np.linalg.norm(q, axis=1),
+        }
+        episode_sums = episode_sums + np.stack(list(measured.values()))
+
+        finished = done & scoring
+        scores += info["score"][finished].tolist()
+        total_steps += info["length"][finished].sum()
+        totals = totals + episode_sums[:, finished].sum(1)
+        episode_sums[:, done] = 0
+        discount_sum[done] = 0
+        for i in np.flatnonzero(finished):  # each of these games goes on with another episode if one is left
+            if episodes_started < args.eval_episodes:
+                episodes_started += 1
+            else:
+                scoring[i] = False
+
+    means = dict(zip(measured, (totals / total_steps).tolist(), strict=True))
+    metrics = {
+        "episodes": len(scores),
+        "score_mean": float(np.mean(scores)),
+        "score_median": float(np.median(scores)),
+        "score_std": float(np.std(scores)),
+        "mean_q": means["mean_q"],
+        "mean_discounted_return": means["mean_discounted_return"],
+        "overestimation": means["mean_q"] - means["mean_discounted_return"],
+    }
+    return metrics | means
+
+
+# MEMORY AND SPEED
+
+
+def free_memory(device: torch.device) -> int:
+    """Free bytes of the GPU, or of the host within the limits of a container or job."""
+    if device.type == "cuda":
+        return torch.cuda.mem_get_info()[0]
+    free = psutil.virtual_memory().available
+    if (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:  # ulimit -v
+        free = min(free, address_space - psutil.Process().memory_info().vms)
+    groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    for controllers, mount, limit, usage, cache in (
+        ("", "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
+        ("memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        group = Path(mount + groups.get(controllers, "/"))
+        for folder in (group, *group.parents):
+            if (folder / limit).exists() and (folder / limit).read_text() != "max\n":
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                used = int((folder / usage).read_text()) - int(stat[cache])  # file cache is given up when need be
+                free = min(free, int((folder / limit).read_text()) - used)
+    return free
+
+
+def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """A tensor of `array`. On the CPU it shares the array's memory; the copy to a GPU is from pinned memory, and Python
+    does not wait for it."""
+    tensor = torch.from_numpy(np.ascontiguousarray(array))
+    if device.type == "cuda":
+        return tensor.pin_memory().to(device, non_blocking=True)
+    return tensor
+
+
+def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = None) -> Callable:
+    """`function` of tensors as a CUDA graph: the GPU then repeats its kernels without Python.
+
+    Three ordinary calls on a side stream come first, in which PyTorch allocates what it needs; the fourth is captured.
+    From then on shapes, branches taken and Python numbers (gamma, k, the learning rate) are frozen, parameters must be
+    changed in place, and every call overwrites the outputs of the one before. Raises RuntimeError if a number of
+    `optimizer` or the shape or dtype of an input changes, or if `function` cannot be captured.
+    """
+    stream = torch.cuda.Stream()
+    graph = torch.cuda.CUDAGraph()
+    calls = 0
+    static_inputs, static_outputs, captured_numbers = [], None, []
+
+    def call(*inputs: torch.Tensor):
+        nonlocal calls, static_inputs, static_outputs, captured_numbers
+        calls += 1
+        if calls <= 3:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                outputs = function(*inputs)
+            torch.cuda.current_stream().wait_stream(stream)
+            return outputs
+        groups = optimizer.param_groups if optimizer else []
+        numbers = [value for group in groups for name, value in group.items() if name != "params"]
+        if calls == 4:
+            static_inputs = [tensor.clone() for tensor in inputs]
+            captured_numbers = numbers
+            try:
+                with torch.cuda.graph(graph):
+                    static_outputs = function(*static_inputs)
+            except Exception as error:
+                reason = error.__context__ or error  # to end a capture that went wrong raises another error
+                raise RuntimeError(f"no CUDA graph ({reason}): change it, or add --no-cuda-graphs") from error
+        if numbers != captured_numbers:
+            raise RuntimeError("the learning rate is frozen in the CUDA graph: make it a tensor, or --no-cuda-graphs")
+        for static, new in zip(static_inputs, inputs, strict=True):
+            if (static.shape, static.dtype) != (new.shape, new.dtype):
+                raise RuntimeError(f"captured for {static.shape} {static.dtype}, not {new.shape} {new.dtype}")
+            static.copy_(new)
+        graph.replay()
+        return static_outputs
+
+    return call
+
+
+# RUNS (skip at first)
+
+
+def fail(message: object) -> NoReturn:
+    """End the program over a user's mistake: one line on stderr, exit code 2."""
+    print("error:", " ".join(str(message).split()), file=sys.stderr)
+    raise SystemExit(2)
+
+
+AT_LEAST_0 = ("seed", "checkpoint_frequency", "learning_rate", "adam_eps", "eval_frequency")
+AT_LEAST_0 += ("mean_scaling_coefficient",)
+AT_LEAST_1 = ("num_envs", "total_timesteps", "target_network_frequency", "batch_size", "exploration_steps")
+AT_LEAST_1 += ("learning_starts", "train_frequency", "eval_envs", "eval_episodes", "num_threads")
+AT_LEAST_1 += ("num_tau_samples", "num_tau_prime_samples", "num_quantile_samples")
+FROM_0_TO_1 = ("gamma", "start_e", "end_e", "eval_epsilon")
+MAY_DIFFER = ("resume", "runs_dir", "track", "wandb_project_name", "wandb_entity", "save_model")  # on --resume
+MAY_DIFFER += ("checkpoint_frequency",)  # a checkpoint changes nothing here
+
+
+def check_args(args: Args) -> None:
+    """Refuse values that cannot work, and warn of a run that learns nothing or ends without an evaluation."""
+    least = dict.fromkeys(AT_LEAST_0, 0) | dict.fromkeys(AT_LEAST_1, 1) | {"buffer_size": 8 * args.num_envs}
+    for name, value in vars(args).items():
+        flag = f"--{name.replace('_', '-')} {value}"
+        if name in least and not isinstance(value, str) and not least[name] <= value < math.inf:
+            fail(f"{flag} must be a finite number, at least {least[name]}")
+        if name in FROM_0_TO_1 and not 0 <= value <= 1:
+            fail(f"{flag} must be from 0 to 1")
+    if args.track and importlib.util.find_spec("wandb") is None:
+        fail("--track needs the package wandb; `pip install wandb` brings it")
+    if args.total_timesteps <= args.learning_starts:
+        print(f"warning: --total-timesteps {args.total_timesteps} ends before --learning-starts {args.learning_starts}")
+    last_step = math.ceil(args.total_timesteps / args.num_envs) * args.num_envs
+    if not due(last_step, args.num_envs, args.eval_frequency):
+        print(f"warning: step {last_step:,}, the last, is no multiple of --eval-frequency: no evaluation ends the run")
+
+
+def lock_run(run_dir: Path) -> TextIO:
+    """Keep other processes out of the run's folder until the returned file is closed, or our process ends."""
+    file = open(run_dir / "lock", "w")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        fail(f"--resume: another process is at work on {run_dir}; wait for its end, or stop it")
+    except OSError:
+        pass  # a file system that has no locks
+    return file
+
+
+def open_run(args: Args) -> tuple[Path, TextIO]:
+    """The run's folder and its lock: with `--resume` those of the newest run of this environment, name and seed that
+    has a checkpoint, or else of a new one, named by the time. Ends the program if that run has finished."""
+    name = f"{args.env_id}__{args.exp_name}__{args.seed}__"
+    folders = sorted(Path(args.runs_dir).glob(glob.escape(name) + "[0-9]" * 10), reverse=True)
+    for folder in folders if args.resume else []:
+        try:
+            config = json.loads((folder / "config.json").read_text()) if (folder / "config.json").exists() else {}
+        except ValueError as error:
+            fail(f"--resume: {folder / 'config.json'} is damaged ({error}); start a new run without --resume")
+        finished = config.get("finished", False)
+        lock = None if finished else lock_run(folder)
+        if not finished and not (folder / "checkpoint.pt").exists():
+            continue
+        old_args = vars(Args()) | config["args"]  # a flag that is newer than the run had its default
+        for flag, value in json.loads(json.dumps(vars(args), default=str)).items():
+            if flag not in MAY_DIFFER and value != old_args[flag]:
+                fail(f"--resume: {folder} had {flag} = {old_args[flag]}, not {value}; start a new run without --resume")
+        if finished:
+            print(f"--resume: {folder} has finished, nothing is left to do")
+            raise SystemExit
+        return folder, lock
+    run_dir = Path(args.runs_dir) / f"{name}{int(time.time())}"
+    run_dir.mkdir(parents=True)
+    return run_dir, lock_run(run_dir)
+
+
+def start_config(run_dir: Path, args: Args, step: int, **facts) -> dict:
+    """What `config.json` holds: the arguments, the script, and for every start, at agent step `step`, what else the run
+    depends on. Prints what has changed since the start before."""
+    git = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "MinAtar", "gymnasium")}
+    start = {"step": step, "git_commit": commit or None, "packages": {"python": sys.version} | packages} | facts
+    config = {"args": vars(args), "script": os.path.relpath(__file__, run_dir), "finished": False, "starts": []}
+    if step > 0:
+        config = json.loads((run_dir / "config.json").read_text())
+        for name, value in config["starts"][-1].items():
+            if name != "step" and start[name] != value:
+                print(f"--resume: {name} is now {start[name]}, was {value}")
+    config["starts"].append(start)
+    return config
+
+
+def write_config(run_dir: Path, config: dict) -> None:
+    (run_dir / "config.tmp").write_text(json.dumps(config, indent=2, default=str))
+    (run_dir / "config.tmp").replace(run_dir / "config.json")
+
+
+def save_checkpoint(path: Path, components: dict, counters: dict, rng: np.random.Generator) -> None:
+    """Write what the loop needs to go on, whole or not at all; on a full disk the checkpoint before is kept. Raises
+    pickle.UnpicklingError for what is no tensor or plain Python value."""
+    checkpoint = {
+        "components": {name: component.state_dict() for name, component in components.items()},
+        "counters": counters,
+        "rng": rng.bit_generator.state,
+        "torch_rng": torch.get_rng_state(),
+        "cuda_rng": torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None,
+    }
+    unfinished = path.with_suffix(".tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            torch.save(checkpoint, file)
+            os.fsync(file.fileno())
+        torch.load(unfinished, map_location="cpu", weights_only=True, mmap=True)  # what this refuses is of no use later
+        unfinished.replace(path)
+    except (OSError, RuntimeError) as error:  # torch.save makes a RuntimeError of a full disk
+        unfinished.unlink(missing_ok=True)
+        tqdm.write(f"warning: no checkpoint at step {counters['global_step']:,}, the one before is kept: {error!r}")
+
+
+def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> dict:
+    """Put everything back as `save_checkpoint` found it; returns the counters. Ends the program if that cannot be."""
+    try:
+        if damaged := zipfile.ZipFile(path).testzip():
+            raise ValueError(f"wrong checksum of {damaged}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        for name, component in components.items():
+            state = checkpoint["components"][name]
+            if isinstance(component, torch.optim.Optimizer):
+                state = copy.deepcopy(state)  # which it would go on using, though it is mapped from the file
+                for group, own in zip(state["param_groups"], component.param_groups, strict=True):
+                    group["capturable"] = own.get("capturable")  # the device's: a run may go on on another one
+            component.load_state_dict(state)
+        rng.bit_generator.state = checkpoint["rng"]
+        torch.set_rng_state(checkpoint["torch_rng"])
+        if torch.cuda.is_initialized() and checkpoint["cuda_rng"] is not None:
+            torch.cuda.set_rng_state(checkpoint["cuda_rng"])
+        print(f"--resume: {path} goes on from step {checkpoint['counters']['global_step']:,}")
+    except Exception as error:  # zipfile, torch and a network of other sizes raise whatever they like
+        fail(f"--resume: {path} is damaged or of another script ({error!r}); delete it, or start without --resume")
+    return checkpoint["counters"]
+
+
+if __name__ == "__main__":
+    args = tyro.cli(Args, description=__doc__)
+    check_args(args)
+    device = torch.device("cuda" if torch.cuda.is_available() and args.cuda else "cpu")
+    device_name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU (no CUDA GPU found, or --no-cuda)"
+    if hasattr(sys.stdout, "reconfigure"):  # not in a notebook
+        sys.stdout.reconfigure(line_buffering=True)
+    print("device:", device_name)
+    torch.set_num_threads(args.num_threads)
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "mallopt"):  # glibc is to keep what is freed: to fault it in anew takes a fifth of an update
+        libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
+        libc.mallopt(-3, 2**25)  # M_MMAP_THRESHOLD
+
+    # TRY NOT TO MODIFY: seeding
+    torch.manual_seed(args.seed)
+    torch.backends.cudnn.deterministic = args.torch_deterministic
+    rng = np.random.default_rng(args.seed)
+
+    # ENV, RUN FOLDER, BUFFER AND NETWORK SETUP
+    try:
+        envs = make_envs(args, args.num_envs)
+        args.env_id = envs.env_id
+        if isinstance(args.mean_scaling_coefficient, str):  # n, 2n or 4n
+            args.mean_scaling_coefficient = float(args.mean_scaling_coefficient[:-1] or 1) * envs.num_actions
+        run_dir, lock = open_run(args)
+        buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
+        buffer = ReplayBuffer(args.buffer_size, envs.obs_shape, buffer_device)
+    except gymnasium.error.Error as error:
+        fail(f"--env-id {args.env_id}: {error}")
+    except OSError as error:
+        fail(f"--runs-dir {args.runs_dir}: {error}; name a folder that can be written to")
+    except MemoryError as error:
+        if not (run_dir / "config.json").exists():
+            shutil.rmtree(run_dir)
+        fail(error)
+    q_network = make_network(args, envs).to(device)
+    target_network = copy.deepcopy(q_network).requires_grad_(False)
+    optimizer = torch.optim.Adam(
+        q_network.parameters(),
+        lr=args.learning_rate,
+        eps=args.adam_eps,
+        fused=True,
+        capturable=device.type == "cuda",
+    )
+
+    def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:  # of tensors, as a graph wants
+        return update(q_network, target_network, optimizer, args, Batch(*batch))
+
+    acting_values = partial(action_values, q_network, args.num_quantile_samples)
+    evaluation_values = partial(action_values, q_network, args.num_quantile_samples)
+    if device.type == "cuda" and args.cuda_graphs:
+        learn = capture(learn, optimizer)
+        # Two graphs of one function, since training and evaluation have different numbers of environments
+        acting_values = capture(acting_values)
+        evaluation_values = capture(evaluation_values)
+
+    # RUN SETUP. A checkpoint holds `components` and `counters`: what a hack adds to the loop's state belongs there
+    components = {"q_network": q_network, "target_network": target_network, "optimizer": optimizer, "buffer": buffer}
+    components["envs"] = envs
+    counters = {"global_step": 0, "wall_time": 0.0, "losses": {}, "evaluations": [], "best": {"score_mean": -math.inf}}
+    if (run_dir / "checkpoint.pt").exists():
+        counters = load_checkpoint(run_dir / "checkpoint.pt", components, rng)
+    global_step, losses = counters["global_step"], counters["losses"]
+    evaluations, best = counters["evaluations"], counters["best"]
+    start_time = time.time() - counters["wall_time"]
+    config = start_config(run_dir, args, global_step, num_actions=envs.num_actions, device=device_name)
+    write_config(run_dir, config)
+    print(f"run: {run_dir}")
+    if args.track:
+        import wandb
+
+        wandb.init(
+            project=args.wandb_project_name,
+            entity=args.wandb_entity,
+            id=run_dir.name.replace(":", "-"),
+            name=run_dir.name,
+            resume="allow",
+            config=vars(args),
+            sync_tensorboard=True,
+        )
+    # What a killed run logged after its checkpoint is hidden
+    writer = SummaryWriter(str(run_dir), purge_step=global_step + 1 if global_step > 0 else None)
+
+    # TRY NOT TO MODIFY: start the game
+    obs = envs.observe() if global_step > 0 else envs.reset(rng.integers(2**31, size=args.num_envs))
+    interval = 1 if sys.stderr.isatty() else 60  # seconds; in a log every update is a line
+    progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=interval)
+    while global_step < args.total_timesteps:
+        # ALGO LOGIC: put action logic here
+        epsilon = linear_schedule(args.start_e, args.end_e, args.exploration_steps, global_step)
+        actions = rng.integers(envs.num_actions, size=args.num_envs)
+        explore = rng.random(args.num_envs) < epsilon
+        if not explore.all():
+            q = acting_values(to_device(obs, device)).cpu().numpy()
+            actions = np.where(explore, actions, q.argmax(1))
+        next_obs, rewards, terminated, truncated, done, info = envs.step(actions)
+        buffer.append(obs, info["final_obs"], actions, rewards, terminated)  # `next_obs` may begin a new episode
+        obs = next_obs
+        global_step += args.num_envs  # from here on it counts the step just taken
+
+        # ALGO LOGIC: training
+        if global_step >= args.learning_starts:
+            for _ in range(due(global_step, args.num_envs, args.train_frequency)):
+                batch = buffer.sample(args.batch_size, rng, device)
+                loss, mean_q, td_errors = learn(*batch)
+                losses = {"losses/td_loss": loss, "losses/q_values": mean_q}
+            if due(global_step, args.num_envs, args.target_network_frequency):
+                target_network.load_state_dict(q_network.state_dict())
+        if due(global_step, args.num_envs, 1_000):
+            charts = {"charts/epsilon": epsilon, "charts/SPS": global_step / (time.time() - start_time)}
+            for tag, value in (charts | losses).items():
+                writer.add_scalar(tag, float(value), global_step)
+        for i in np.flatnonzero(done):
+            writer.add_scalar("charts/episodic_return", info["score"][i], global_step)
+            writer.add_scalar("charts/episodic_length", info["length"][i], global_step)
+            progress.set_postfix(score=info["score"][i], refresh=False)
+        progress.update(args.num_envs)
+
+        if due(global_step, args.num_envs, args.eval_frequency):
+            with torch.random.fork_rng([0] if device.type == "cuda" else []):  # evaluating leaves the training as it is
+                metrics = evaluate(evaluation_values, args, global_step, device)
+            tqdm.write(f"step {global_step:,}: " + ", ".join(f"{name} {value:.5g}" for name, value in metrics.items()))
+            for name, value in metrics.items():
+                writer.add_scalar("eval/" + name, value, global_step)
+            evaluations.append({"step": global_step} | metrics | {"wall_time": round(time.time() - start_time, 1)})
+            with open(run_dir / "eval.csv", "w", newline="") as file:
+                table = csv.DictWriter(file, evaluations[0])
+                table.writeheader()
+                table.writerows(evaluations)
+            if args.save_best:
+                if metrics["score_mean"] > best["score_mean"]:
+                    best = {"step": global_step, "score_mean": metrics["score_mean"]}
+                    best["weights"] = {name: weight.cpu().clone() for name, weight in q_network.state_dict().items()}
+                torch.save(best, run_dir / "model_best.pt")
+        if due(global_step, args.num_envs, args.checkpoint_frequency) and global_step < args.total_timesteps:
+            writer.flush()
+            counters = {
+                "global_step": global_step,
+                "wall_time": time.time() - start_time,
+                "losses": {tag: float(value) for tag, value in losses.items()},
+                "evaluations": evaluations,
+                "best": best,
+            }
+            save_checkpoint(run_dir / "checkpoint.pt", components, counters, rng)
+
+    progress.close()
+    writer.close()
+    if args.save_model:
+        torch.save(q_network.state_dict(), run_dir / "model.pt")
+        torch.save(q_network.folded_state_dict(), run_dir / "model_folded.pt")
+    write_config(run_dir, config | {"finished": True})
+    for name in ("checkpoint.pt", "checkpoint.tmp", "lock"):
+        (run_dir / name).unlink(missing_ok=True)
+    score = f"score {evaluations[-1]['score_mean']:.5g}" if evaluations else "no evaluation"
+    watch = f"python play.py {run_dir} --video" if args.save_model else "--save-model would have kept the network"
+    print(f"finished: {run_dir}, {score}; to watch: {watch}")
