@@ -1,4 +1,4 @@
-"""A run that is killed and resumed ends as one that never was: the same weights, the same evaluations, the same curves."""
+"""A run that is killed and resumed ends as one that never was: the same weights, evaluations and curves."""
 
 import contextlib
 import json
@@ -53,8 +53,8 @@ def whole(tmp_path_factory):
 
 
 def test_killed_after_logs_ran_ahead(whole, tmp_path):
-    """What was logged after the checkpoint is logged anew: no row and no point of a curve comes twice. Nothing else that
-    lies in the folder goes."""
+    """What was logged after the checkpoint is logged anew: no row and no point of a curve comes twice. Nothing else in the
+    folder goes."""
     whole_folder, flags = whole
     kill_at(550, "dqn_atari_mexp", flags, cwd=tmp_path)  # evaluated at 500, checkpointed at 400
     (folder,) = run_folders(tmp_path)
