@@ -53,8 +53,8 @@ def whole(tmp_path_factory):
 
 
 def test_killed_after_logs_ran_ahead(whole, tmp_path):
-    """What was logged after the checkpoint is logged anew: no row and no point of a curve comes twice. Nothing else in the
-    folder goes."""
+    """What was logged after the checkpoint is logged anew: no row and no point of a curve comes twice. Nothing else in
+    the folder goes."""
     whole_folder, flags = whole
     kill_at(550, "dqn_atari_mexp", flags, cwd=tmp_path)  # evaluated at 500, checkpointed at 400
     (folder,) = run_folders(tmp_path)
