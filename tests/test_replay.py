@@ -3,10 +3,9 @@
 import numpy as np
 import pytest
 import torch
-from conftest import load
+from helpers import CPU, Chosen, load
 
 dqn = load("dqn_atari")
-CPU = torch.device("cpu")
 
 
 class NaiveReplay:
@@ -184,16 +183,8 @@ def test_against_the_emulator():
     every_slot = np.arange(buffer.size)
     valid = every_slot[buffer.valid(every_slot)]
     assert len(valid) > 480
-    calls = iter(np.array_split(valid, 10))
-
-    class Chosen:
-        """Stands for the generator, to draw every valid slot once."""
-
-        def integers(self, high, size):
-            return next(calls)
-
     for chosen in np.array_split(valid, 10):
-        batch = dqn.Batch(*(x.numpy() for x in buffer.sample(len(chosen), Chosen(), CPU)))
+        batch = dqn.Batch(*(x.numpy() for x in buffer.sample(len(chosen), Chosen(chosen), CPU)))
         for slot, stack, action, _, next_stack, was_terminated in zip(chosen, *batch, strict=True):
             known_obs, successor, known_action, known_terminated = known[slot]
             assert np.array_equal(stack, known_obs) and action == known_action and was_terminated == known_terminated
@@ -237,5 +228,5 @@ def test_memory_of_a_million_transitions():
 
 
 def test_too_large():
-    with pytest.raises(MemoryError, match=r"--buffer-size 1000000000000 needs 7,056,.* bytes.*try --buffer-size \d+$"):
+    with pytest.raises(MemoryError, match=r"--buffer-size 1000000000000 needs 7,056,.* bytes.*; try \d+$"):
         dqn.ReplayBuffer(10**12, 1, CPU)
