@@ -49,8 +49,7 @@ def test_inputs_are_copied(cuda):
 
 
 def test_two_graphs_of_one_function_do_not_meet(cuda):
-    function = cuda.launched(double)
-    one, other = script.capture(function), script.capture(function)
+    one, other = script.capture(cuda.launched(double)), script.capture(cuda.launched(double))
     for t in range(6):
         small, large = one(torch.full((1,), 1.0 * t), torch.zeros(1)), other(torch.full((5,), 3.0 * t), torch.zeros(5))
         assert small[0].tolist() == [2 * t] and large[0].tolist() == 5 * [6 * t]
