@@ -1,7 +1,5 @@
 """`related/dueling_*.py`: network and update of Dueling DQN and RDQ against the formulas in float64."""
 
-import copy
-
 import numpy as np
 import pytest
 import torch
@@ -168,49 +166,6 @@ def without_td_errors(batch, q):
     """The batch with rewards that are the values `q`, (B, n), of its actions, and no successors."""
     rewards = q.gather(1, batch.actions[:, None]).squeeze(1)
     return batch._replace(rewards=rewards, terminated=torch.ones_like(rewards))
-
-
-@pytest.mark.parametrize("beta", [0.001, BETA])
-def test_gradient_of_the_l2_term(script, beta):
-    """Where all TD errors are 0 only the L2 term moves the weights: the streams' last biases by -beta times the means
-    of v and of each a (first step of SGD). Dueling DQN has no such term, and stays."""
-    for rdq_beta in (0.0, beta):
-        network, target = networks(script, rdq=rdq_beta > 0)
-        batch = batch_of(script)
-        batch = without_td_errors(batch, script.action_values(network, batch.obs))
-        before = copy.deepcopy(network.state_dict())
-        weights = with_gradients(network)
-        v, a = streams_by_hand(script, weights, batch.obs)
-        term = rdq_beta * (v.square().sum() + a.square().sum()) / (2 * len(v))
-        term.backward()
-
-        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-        loss, _, td_errors = script.update(network, target, optimizer, script.Args(rdq_beta=rdq_beta), batch)
-        assert torch.equal(td_errors, torch.zeros(16))
-        assert loss.item() == pytest.approx(term.item(), rel=1e-5)
-        scale = rdq_beta * max(1.0, a.abs().max().item())
-        for name, parameter in network.named_parameters():
-            torch.testing.assert_close(parameter.grad.double(), weights[name].grad, rtol=1e-3, atol=1e-5 * scale)
-        for stream, outputs in (("value", v), ("advantage", a)):
-            moved = network.state_dict()[f"{stream}.2.bias"] - before[f"{stream}.2.bias"]
-            expected = -rdq_beta * outputs.detach().mean(0)
-            torch.testing.assert_close(moved.double(), expected, rtol=1e-4, atol=1e-7)
-        if rdq_beta == 0:
-            assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_gradient_on_the_streams(script):
-    """A TD error of one transition moves v, and a by 1 - 1/n and -1/n in Dueling DQN but only the taken one in RDQ."""
-    for rdq in (False, True):
-        network, _ = networks(script, rdq)
-        v = torch.zeros(1, 1, requires_grad=True)
-        a = torch.zeros(1, 6, requires_grad=True)
-        network.combine(v, a)[0, 2].backward()
-        shared = 0.0 if rdq else 1 / 6
-        expected = torch.full((6,), -shared)
-        expected[2] += 1
-        assert v.grad.item() == 1
-        torch.testing.assert_close(a.grad[0], expected)
 
 
 class HeldValues(nn.Module):

@@ -16,7 +16,6 @@ from helpers import (
     ROOT,
     Chosen,
     assert_same_run,
-    bind,
     load,
     make_network,
     run_folders,
@@ -433,23 +432,6 @@ def test_impala_initialisation(module):
         scaled = layer.weight.detach() * layer.weight[0].numel() ** 0.5
         assert abs(scaled.std() - 1) < 5 / (2 * scaled.numel()) ** 0.5
         assert (layer.bias == (0 if layer is network.output else 0.1)).all()
-
-
-def test_impala_learns_and_is_captured(module, cuda):
-    """Six updates through `capture`, three of them replayed by a stand-in for the GPU, equal six plain ones."""
-    script = module("impala")
-    batch = script.Batch(*(part[:4] for part in random_batch(script)))
-    results = []
-    for graphs in (False, True):
-        network, target = two_networks(script)
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-        learn, _ = bind(script, network, target, optimizer)
-        call = script.capture(cuda.launched(learn), optimizer) if graphs else learn
-        results.append(([float(call(*batch)[0]) for _ in range(6)], network.state_dict()))
-    assert cuda.captures == 1 and cuda.events.count("replayed") == 3
-    assert results[0][0] == results[1][0] and len(set(results[0][0])) == 6
-    for name, value in results[0][1].items():
-        assert torch.equal(value, results[1][1][name]), name
 
 
 # PRIORITISED REPLAY

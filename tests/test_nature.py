@@ -1,7 +1,6 @@
 """`related/nature_dqn_*.py`: RMSprop of Mnih et al. 2015 and the Huber loss against the formulas in float64."""
 
 import copy
-import io
 import json
 
 import numpy as np
@@ -96,20 +95,6 @@ def test_rmsprop_against_a_loop(script, lr, alpha, eps):
             assert parameter.dtype == dtype and moved.abs().max() > lr
 
 
-def test_rmsprop_is_not_that_of_pytorch(script):
-    """PyTorch adds epsilon outside of the square root: small gradients move weights much further there."""
-    gradients = random_gradients(20)
-    weights, moved = random_parameters(torch.float64), []
-    for make in (script.RMSprop, torch.optim.RMSprop):
-        parameters = copy.deepcopy(weights)
-        centred = {} if make is script.RMSprop else {"centered": True}
-        take_steps(make(parameters, lr=LR, alpha=ALPHA, eps=EPS, **centred), parameters, gradients)
-        moved.append([new.detach() - old.detach() for new, old in zip(parameters, weights, strict=True)])
-    for own, other in zip(*moved, strict=True):
-        assert other.flatten()[0].abs() > 5 * own.flatten()[0].abs(), "a gradient of 1e-3"
-        torch.testing.assert_close(own.flatten()[-1], other.flatten()[-1], rtol=1e-3, atol=0)  # of 100
-
-
 def test_rmsprop_of_a_gradient_that_does_not_vary(script):
     """Its variance is 0, and in float32 v - m^2 may be less: the weights must not become the root of that."""
     parameter = nn.Parameter(torch.zeros(1000))
@@ -157,31 +142,6 @@ def test_rmsprop_as_other_optimizers(script):
     assert torch.equal(frozen, torch.ones(3))
     torch.testing.assert_close(1 - added, 2 * (1 - trained))
     assert (trained < 1).all()
-
-
-def test_rmsprop_goes_on_from_its_state(script):
-    """Saved to a file after 7 steps and loaded into a new optimizer, it takes the next 13 bit for bit."""
-    gradients = random_gradients(20, torch.float32)
-    whole = random_parameters(torch.float32)
-    take_steps(rmsprop(script, whole), whole, gradients)
-
-    first = random_parameters(torch.float32)
-    optimizer = rmsprop(script, first)
-    take_steps(optimizer, first, gradients[:7])
-    state = optimizer.state_dict()
-    assert [sorted(tensors) for tensors in state["state"].values()] == [["m", "v"]] * 2
-    file = io.BytesIO()
-    torch.save({"weights": [p.detach() for p in first], "optimizer": state}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    resumed = [nn.Parameter(tensor) for tensor in saved["weights"]]
-    forgetful = copy.deepcopy(resumed)
-    optimizer = rmsprop(script, resumed, lr=1.0, alpha=0.5, eps=1.0)  # numbers are in the state too
-    optimizer.load_state_dict(saved["optimizer"])
-    take_steps(optimizer, resumed, gradients[7:])
-    assert all(torch.equal(x, y) for x, y in zip(resumed, whole, strict=True))
-    take_steps(rmsprop(script, forgetful), forgetful, gradients[7:])
-    assert not any(torch.equal(x, y) for x, y in zip(forgetful, whole, strict=True)), "the averages matter"
 
 
 # THE LOSS
@@ -249,18 +209,6 @@ def test_one_step_equals_the_formula(script, k):
         assert step.abs().max() > LR / 10
     for name, value in target.state_dict().items():
         assert torch.equal(value.double(), target_weights[name]), "the target network stays"
-
-
-def test_old_gradients_do_not_count(script):
-    """What an interrupted call left in the gradients: the same step as without."""
-    results = []
-    for left in (None, 1.0):
-        network, target = networks(script, 6.0)
-        for parameter in network.parameters():
-            parameter.grad = None if left is None else torch.full_like(parameter, left)
-        script.update(network, target, rmsprop(script, network.parameters()), script.Args(), batch_of(script))
-        results.append(network.output.weight.detach())
-    assert torch.equal(*results)
 
 
 # THE LAYER
