@@ -20,7 +20,6 @@ from helpers import (
     COLUMNS,
     CPU,
     FEW_QUANTILES,
-    IQN,
     MINATAR_FLAGS,
     ROOT,
     TINY,
@@ -34,39 +33,45 @@ from helpers import (
 )
 
 # Evaluated with random actions: an untrained network may play one Breakout game for 27,000 steps
-FLAGS = (
-    "--env-id ALE/Breakout-v5 --batch-size 8 --learning-starts 100 --buffer-size 2000 --eval-frequency 600 "
-    "--eval-steps 10 --eval-envs 2 --eval-epsilon 1 --total-timesteps 1200 --train-frequency 20 --save-model"
-)
+FLAGS = "--batch-size 8 --learning-starts 100 --buffer-size 2000 --eval-frequency 600 --total-timesteps 1200 "
+FLAGS += "--train-frequency 20 --eval-envs 2 --eval-epsilon 1 --save-model"
 MINATAR = f"{MINATAR_FLAGS} --env-id Breakout --eval-frequency 0"
+# A script: its flags, the game's name, the number of actions, the packages that it is recorded with
+FINISHED = {
+    "dqn_atari_mexp": ("--env-id ALE/Breakout-v5 --eval-steps 10", "ALE/Breakout-v5", 18, {"ale-py"}),
+    "iqn_atari": (f"--env-id ALE/Breakout-v5 --eval-steps 10 {FEW_QUANTILES}", "ALE/Breakout-v5", 18, {"ale-py"}),
+    "minatar_mexp": ("--env-id Breakout --eval-episodes 6", "MinAtar/Breakout-v1", 3, {"MinAtar"}),
+    "lunarlander_mexp": ("--env-id CartPole --eval-episodes 6", "CartPole-v1", 2, set()),
+}
 
 
-@pytest.fixture(scope="module", params=["dqn_atari_mexp", "iqn_atari"])
+@pytest.fixture(scope="module", params=FINISHED)
 def finished(request, tmp_path_factory):
     """A short run, in a process of its own: the script's name, the run's folder, and what it printed."""
     cwd = tmp_path_factory.mktemp(request.param)
-    flags = f"{FLAGS} {FEW_QUANTILES}" if request.param in IQN else FLAGS
-    result = run(request.param, flags, cwd=cwd)
+    result = run(request.param, FLAGS, FINISHED[request.param][0], cwd=cwd)
     (folder,) = run_folders(cwd)
     return request.param, folder, result
 
 
 def test_folder_and_config(finished):
     name, folder, _ = finished
-    assert re.fullmatch(rf"Breakout-v5__{name}__1__\d{{10}}", folder.name) and folder.parent.name == "ALE"
-    assert folder.parent.parent.name == "runs"
+    _, env_id, num_actions, packages = FINISHED[name]
+    runs = folder.parents[env_id.count("/")]
+    assert runs.name == "runs"
+    assert re.fullmatch(rf"{env_id}__{name}__1__\d{{10}}", str(folder.relative_to(runs)))
     config = json.loads((folder / "config.json").read_text())
-    assert config["finished"] is True and config["args"]["batch_size"] == 8
+    assert config["finished"] is True and config["args"]["batch_size"] == 8 and config["args"]["env_id"] == env_id
     assert set(config["args"]) == set(vars(load(name).Args()))
     assert (folder / config["script"]).resolve() == ROOT / f"{name}.py"
     (start,) = config["starts"]
-    assert start["step"] == 0 and start["num_actions"] == 18 and "CPU" in start["device"]
+    assert start["step"] == 0 and start["num_actions"] == num_actions and "CPU" in start["device"]
     versions = [version.split("+")[0] for version in (start["packages"]["torch"], torch.__version__)]
     assert versions[0] == versions[1], "but for a label such as +cu130, which the package of a CUDA build may lack"
-    assert set(start["packages"]) == {"python", "torch", "numpy", "ale-py", "gymnasium"}
+    assert set(start["packages"]) == {"python", "torch", "numpy", "gymnasium"} | packages
     assert re.fullmatch(r"[0-9a-f]{40}(-dirty)?|None", str(start["git_commit"]))
     if name.endswith("_mexp"):
-        assert config["args"]["mean_scaling_coefficient"] == 18.0
+        assert config["args"]["mean_scaling_coefficient"] == num_actions
     left = {path.name.split(".")[0] for path in folder.iterdir()}
     folded = {"model_folded"} if name.endswith("_mexp") else set()
     assert left == {"config", "eval", "events", "model"} | folded, "no checkpoint and nothing unfinished"
@@ -87,20 +92,26 @@ def test_eval_csv(finished):
 
 def test_tensorboard(finished):
     """A metric has the same name as in eval.csv."""
-    _, folder, _ = finished
+    name, folder, _ = finished
     values = scalars(folder)
     metrics = COLUMNS.split(",")[1:-1]
     expected = {"charts/episodic_return", "charts/episodic_length", "charts/epsilon", "losses/td_loss"}
     assert {tag for tag, _, _ in values} == expected | {"losses/q_values"} | {f"eval/{name}" for name in metrics}
-    epsilons = {step: value for tag, step, value in values if tag == "charts/epsilon"}
-    assert epsilons == {1000: pytest.approx(1 - 0.99 * 1000 / 1_000_000)}
+    args = load(name).Args()
+    epsilon = 1 + (args.end_e - 1) * 1000 / args.exploration_steps
+    assert [v for tag, _, v in values if tag == "charts/epsilon"] == [pytest.approx(epsilon, rel=1e-3)]
     lengths = [(step, value) for tag, step, value in values if tag == "charts/episodic_length"]
     assert [step for step, _ in lengths] == np.cumsum([value for _, value in lengths]).tolist()
     with open(folder / "eval.csv", newline="") as file:
         for row in csv.DictReader(file):
-            for name in metrics:
-                logged = [v for tag, step, v in values if tag == f"eval/{name}" and step == int(row["step"])]
-                assert logged == [pytest.approx(float(row[name]), rel=1e-5)]
+            for metric in metrics:
+                logged = [v for tag, step, v in values if tag == f"eval/{metric}" and step == int(row["step"])]
+                assert logged == [pytest.approx(float(row[metric]), rel=1e-5)]
+    if name == "lunarlander_mexp":
+        scores = [value for tag, _, value in values if tag == "charts/episodic_return"]
+        assert scores == [value for _, value in lengths], "a reward of 1 a step, not scaled"
+        returns = [value for tag, _, value in values if tag == "eval/mean_discounted_return"]
+        assert 0 < max(returns) <= 10, "scaled by 0.1, at most 0.1 / (1 - 0.99)"
 
 
 def test_terminal(finished):
@@ -108,7 +119,7 @@ def test_terminal(finished):
     no terminal gets few lines of progress, not ten a second."""
     _, folder, result = finished
     lines = result.stdout.splitlines()
-    name = folder.relative_to(folder.parents[2])
+    name = next(folder.relative_to(parent.parent) for parent in folder.parents if parent.name == "runs")
     assert lines[0].startswith("device: CPU") and lines[1] == f"run: {name}"
     with open(folder / "eval.csv", newline="") as file:
         score = float(list(csv.DictReader(file))[-1]["score_mean"])

@@ -23,7 +23,7 @@ from helpers import (
 GAMMA, LR, K = 0.99, 1e-3, 2.5
 
 
-@pytest.fixture(params=DQN)
+@pytest.fixture(params=[*DQN, "minatar_mexp", "lunarlander_mexp"])
 def script(request):
     return load(request.param)
 
@@ -39,6 +39,8 @@ def test_one_step_equals_the_formula(script):
     target_weights = doubles(target)
     q, q_next = (values_by_hand(script, *of, k) for of in ((weights, batch.obs), (target_weights, batch.next_obs)))
     loss, td_errors = td_loss_by_hand(batch, q, q_next, GAMMA)
+    if script.__name__ == "lunarlander_mexp":
+        loss = loss / 16  # averaged over the batch
     loss.backward()
 
     optimizer = torch.optim.Adam(network.parameters(), lr=LR, eps=1.5e-4, fused=True)
@@ -104,14 +106,66 @@ def test_repeated_steps_reduce_the_loss():
     assert losses[-1] < losses[0] / 10
 
 
-def test_action_values_are_the_networks(script, k=K):
+def test_action_values_are_the_networks(script):
     network, _ = networks(script, k=K)
-    obs = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
+    obs = batch_of(script).obs
     values = script.action_values(network, obs)
     assert values.dtype == torch.float32 and not values.requires_grad
-    torch.testing.assert_close(
-        values.double(), values_by_hand(script, doubles(network), obs, layer_k(script)), rtol=1e-4, atol=1e-5
-    )
+    expected = values_by_hand(script, doubles(network), obs, layer_k(script))
+    torch.testing.assert_close(values.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+# The scripts that have no baseline of their own; Atari's: test_k_zero_is_the_baseline and test_layer.py
+
+
+SHAPES = {
+    "minatar_mexp": [(16, 4, 3, 3), (128, 1024), (6, 128)],
+    "lunarlander_mexp": [(256, 8), (256, 256), (6, 256)],
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_k_zero_is_the_plain_network(name):
+    """The layer at k = 0 changes no bit: not of the values, and not of the weights after 20 updates."""
+    script = load(name)
+    network, _ = networks(script, k=0.0)
+    plain = copy.deepcopy(network)
+    plain.mean_expansion = torch.nn.Identity()
+    batch = batch_of(script)
+    assert isinstance(network.mean_expansion, script.MeanExpansion)
+    assert torch.equal(network(batch.obs), plain(batch.obs))
+    losses = []
+    for net in (network, plain):
+        learn, _ = bind(script, net, copy.deepcopy(net), torch.optim.Adam(net.parameters(), fused=True))
+        losses.append([learn(*batch)[0].item() for _ in range(20)])
+    assert losses[0] == losses[1] and len(set(losses[0])) == 20
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_initialisation(name):
+    """LeCun normal weights; biases 0.1 and 0 in the last layer, and 0 in all layers of LunarLander's."""
+    network, _ = networks(load(name))
+    layers = [layer for layer in network.modules() if hasattr(layer, "weight")]
+    assert [tuple(layer.weight.shape) for layer in layers] == SHAPES[name]
+    for layer in layers:
+        scaled = layer.weight * layer.weight[0].numel() ** 0.5
+        assert abs(scaled.std().item() - 1) < 5 / (2 * layer.weight.numel()) ** 0.5
+        assert scaled.abs().max() > 2, "normal, not uniform"
+        bias = 0.0 if layer is network.output or name == "lunarlander_mexp" else 0.1
+        assert torch.equal(layer.bias, torch.full_like(layer.bias, bias))
+
+
+@pytest.mark.parametrize("k", [0.0, 0.5, 6.0])
+@pytest.mark.parametrize("name", SHAPES)
+def test_folding(name, k):
+    script = load(name)
+    network, plain = make_network(script, k=k), make_network(script, k=0.0)
+    torch.nn.init.normal_(network.output.bias)
+    plain.load_state_dict(network.folded_state_dict())
+    obs = batch_of(script).obs
+    torch.testing.assert_close(plain(obs), network(obs), rtol=1e-5, atol=1e-5)
 
 
 def test_epsilon_schedule():
