@@ -51,61 +51,63 @@ declare -A agent_scripts=(
   [ALE/dueling]="related/dueling_atari.py"
   [ALE/rdq]="related/dueling_atari.py --rdq-beta 0.001"
   [ALE/eaudeqn]="related/eaudeqn_atari.py"
-  [ALE/eaudeqn_mexp]="related/eaudeqn_atari.py --mean-scaling-coefficient None"
+  [ALE/eaudeqn_mexp]="related/eaudeqn_atari.py --mean-scaling-coefficient n"
   [ALE/eaudeqn_w32]="related/eaudeqn_atari.py --width 32"
   [ALE/eaudeqn_w2048]="related/eaudeqn_atari.py --width 2048"
-  [ALE/polyprune]="related/eaudeqn_atari.py --method polyprune --num-networks 1"
-  [ALE/polyprune_mexp]="related/eaudeqn_atari.py --method polyprune --num-networks 1 --mean-scaling-coefficient None"
-  [ALE/dense]="related/eaudeqn_atari.py --method dense --num-networks 1"
-  [ALE/dense_mexp]="related/eaudeqn_atari.py --method dense --num-networks 1 --mean-scaling-coefficient None"
+  [ALE/polyprune]="related/eaudeqn_atari.py --method polyprune"
+  [ALE/polyprune_mexp]="related/eaudeqn_atari.py --method polyprune --mean-scaling-coefficient n"
+  [ALE/dense]="related/eaudeqn_atari.py --method dense"
+  [ALE/dense_mexp]="related/eaudeqn_atari.py --method dense --mean-scaling-coefficient n"
   [ALE/nature]="related/nature_dqn_atari.py"
-  [ALE/nature_mexp]="related/nature_dqn_atari.py --mean-scaling-coefficient None"
+  [ALE/nature_mexp]="related/nature_dqn_atari.py --mean-scaling-coefficient n"
   [ALE/softq]="related/softq_atari.py"
-  [ALE/softq_mexp]="related/softq_atari.py --mean-scaling-coefficient None"
+  [ALE/softq_mexp]="related/softq_atari.py --mean-scaling-coefficient n"
   [ALE/munchausen]="related/softq_atari.py --munchausen 0.9 --entropy-form entropy"
-  [ALE/munchausen_mexp]="related/softq_atari.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient None"
+  [ALE/munchausen_mexp]="related/softq_atari.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient n"
   [ALE/softq_online]="related/softq_online_atari.py --method q"
   [ALE/softq_pg]="related/softq_online_atari.py --method pg"
   [ALE/isdqn]="related/isdqn_atari.py"
-  [ALE/isdqn_mexp]="related/isdqn_atari.py --mean-scaling-coefficient None"
+  [ALE/isdqn_mexp]="related/isdqn_atari.py --mean-scaling-coefficient n"
   [ALE/isdqn1]="related/isdqn_atari.py --num-iterations 1"
-  [ALE/isdqn1_mexp]="related/isdqn_atari.py --num-iterations 1 --mean-scaling-coefficient None"
+  [ALE/isdqn1_mexp]="related/isdqn_atari.py --num-iterations 1 --mean-scaling-coefficient n"
   [ALE/targetfree]="related/isdqn_atari.py --num-iterations 0"
-  [ALE/targetfree_mexp]="related/isdqn_atari.py --num-iterations 0 --mean-scaling-coefficient None"
+  [ALE/targetfree_mexp]="related/isdqn_atari.py --num-iterations 0 --mean-scaling-coefficient n"
   [ALE/targetbased]="related/isdqn_atari.py --num-iterations 1 --target-network"
-  [ALE/targetbased_mexp]="related/isdqn_atari.py --num-iterations 1 --target-network --mean-scaling-coefficient None"
+  [ALE/targetbased_mexp]="related/isdqn_atari.py --num-iterations 1 --target-network --mean-scaling-coefficient n"
   [ALE/targetfree_noln]="related/isdqn_atari.py --num-iterations 0 --no-layer-norm"
-  [ALE/targetfree_noln_mexp]="related/isdqn_atari.py --num-iterations 0 --no-layer-norm --mean-scaling-coefficient None"
+  [ALE/targetfree_noln_mexp]="related/isdqn_atari.py --num-iterations 0 --no-layer-norm --mean-scaling-coefficient n"
   [MinAtar/minatar_dqn]="minatar_mexp.py --mean-scaling-coefficient 0"
   [MinAtar/minatar_mexp]="minatar_mexp.py"
+  [MinAtar/minatar_iqn]="related/iqn_minatar.py"
+  [MinAtar/minatar_iqn_mexp]="related/iqn_minatar.py --mean-scaling-coefficient n"
   [MinAtar/minatar_dueling]="related/dueling_minatar.py"
   [MinAtar/minatar_rdq]="related/dueling_minatar.py --rdq-beta 0.001"
   [MinAtar/minatar_eaudeqn]="related/eaudeqn_minatar.py"
-  [MinAtar/minatar_eaudeqn_mexp]="related/eaudeqn_minatar.py --mean-scaling-coefficient None"
+  [MinAtar/minatar_eaudeqn_mexp]="related/eaudeqn_minatar.py --mean-scaling-coefficient n"
   [MinAtar/minatar_eaudeqn_w32]="related/eaudeqn_minatar.py --width 32"
   [MinAtar/minatar_eaudeqn_w512]="related/eaudeqn_minatar.py --width 512"
-  [MinAtar/minatar_polyprune]="related/eaudeqn_minatar.py --method polyprune --num-networks 1"
-  [MinAtar/minatar_polyprune_mexp]="related/eaudeqn_minatar.py --method polyprune --num-networks 1 --mean-scaling-coefficient None"
-  [MinAtar/minatar_dense]="related/eaudeqn_minatar.py --method dense --num-networks 1"
-  [MinAtar/minatar_dense_mexp]="related/eaudeqn_minatar.py --method dense --num-networks 1 --mean-scaling-coefficient None"
+  [MinAtar/minatar_polyprune]="related/eaudeqn_minatar.py --method polyprune"
+  [MinAtar/minatar_polyprune_mexp]="related/eaudeqn_minatar.py --method polyprune --mean-scaling-coefficient n"
+  [MinAtar/minatar_dense]="related/eaudeqn_minatar.py --method dense"
+  [MinAtar/minatar_dense_mexp]="related/eaudeqn_minatar.py --method dense --mean-scaling-coefficient n"
   [MinAtar/minatar_nature]="related/nature_dqn_minatar.py"
-  [MinAtar/minatar_nature_mexp]="related/nature_dqn_minatar.py --mean-scaling-coefficient None"
+  [MinAtar/minatar_nature_mexp]="related/nature_dqn_minatar.py --mean-scaling-coefficient n"
   [MinAtar/minatar_softq]="related/softq_minatar.py"
-  [MinAtar/minatar_softq_mexp]="related/softq_minatar.py --mean-scaling-coefficient None"
+  [MinAtar/minatar_softq_mexp]="related/softq_minatar.py --mean-scaling-coefficient n"
   [MinAtar/minatar_munchausen]="related/softq_minatar.py --munchausen 0.9 --entropy-form entropy"
-  [MinAtar/minatar_munchausen_mexp]="related/softq_minatar.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient None"
+  [MinAtar/minatar_munchausen_mexp]="related/softq_minatar.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient n"
   [MinAtar/minatar_softq_online]="related/softq_online_minatar.py --method q"
   [MinAtar/minatar_softq_pg]="related/softq_online_minatar.py --method pg"
   [MinAtar/minatar_isdqn]="related/isdqn_minatar.py"
-  [MinAtar/minatar_isdqn_mexp]="related/isdqn_minatar.py --mean-scaling-coefficient None"
+  [MinAtar/minatar_isdqn_mexp]="related/isdqn_minatar.py --mean-scaling-coefficient n"
   [MinAtar/minatar_isdqn1]="related/isdqn_minatar.py --num-iterations 1"
-  [MinAtar/minatar_isdqn1_mexp]="related/isdqn_minatar.py --num-iterations 1 --mean-scaling-coefficient None"
+  [MinAtar/minatar_isdqn1_mexp]="related/isdqn_minatar.py --num-iterations 1 --mean-scaling-coefficient n"
   [MinAtar/minatar_targetfree]="related/isdqn_minatar.py --num-iterations 0"
-  [MinAtar/minatar_targetfree_mexp]="related/isdqn_minatar.py --num-iterations 0 --mean-scaling-coefficient None"
+  [MinAtar/minatar_targetfree_mexp]="related/isdqn_minatar.py --num-iterations 0 --mean-scaling-coefficient n"
   [MinAtar/minatar_targetbased]="related/isdqn_minatar.py --num-iterations 1 --target-network"
-  [MinAtar/minatar_targetbased_mexp]="related/isdqn_minatar.py --num-iterations 1 --target-network --mean-scaling-coefficient None"
+  [MinAtar/minatar_targetbased_mexp]="related/isdqn_minatar.py --num-iterations 1 --target-network --mean-scaling-coefficient n"
   [MinAtar/minatar_targetfree_noln]="related/isdqn_minatar.py --num-iterations 0 --no-layer-norm"
-  [MinAtar/minatar_targetfree_noln_mexp]="related/isdqn_minatar.py --num-iterations 0 --no-layer-norm --mean-scaling-coefficient None"
+  [MinAtar/minatar_targetfree_noln_mexp]="related/isdqn_minatar.py --num-iterations 0 --no-layer-norm --mean-scaling-coefficient n"
   [Gym/lunarlander]="lunarlander_mexp.py"
 )
 # Of these --k makes sweeps; the first of each family is what it sweeps by default
@@ -113,7 +115,7 @@ sweeps=(
   ALE/dqn_mexp ALE/iqn_mexp ALE/nature ALE/softq ALE/munchausen ALE/isdqn ALE/isdqn1 ALE/targetfree ALE/targetbased
   ALE/targetfree_noln
   ALE/eaudeqn ALE/eaudeqn_w32 ALE/eaudeqn_w2048 ALE/polyprune ALE/dense
-  MinAtar/minatar_mexp MinAtar/minatar_nature MinAtar/minatar_softq MinAtar/minatar_munchausen
+  MinAtar/minatar_mexp MinAtar/minatar_iqn MinAtar/minatar_nature MinAtar/minatar_softq MinAtar/minatar_munchausen
   MinAtar/minatar_eaudeqn MinAtar/minatar_eaudeqn_w32 MinAtar/minatar_eaudeqn_w512
   MinAtar/minatar_polyprune MinAtar/minatar_dense
   MinAtar/minatar_isdqn MinAtar/minatar_isdqn1 MinAtar/minatar_targetfree MinAtar/minatar_targetbased
@@ -410,9 +412,8 @@ for game in "${game_list[@]}"; do
             number=$((${multiple:-1} * $(num_actions "$game")))
           fi
           case $k in
-            n) flags=" --mean-scaling-coefficient None" ;; # which the scripts take for their game's n
-            *n) flags=" --mean-scaling-coefficient $((${k%n} * $(num_actions "$game")))" ;;
-            *) flags=" --mean-scaling-coefficient $k" ;;
+            ?*n) flags=" --mean-scaling-coefficient $((${k%n} * $(num_actions "$game")))" ;;
+            *) flags=" --mean-scaling-coefficient $k" ;; # the scripts know the n of their game
           esac
           if [[ $numbers == *,"$number",* && $listed != *,"$k",* ]]; then
             continue # such as n after 4, where the game has 4 actions

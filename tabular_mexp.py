@@ -10,10 +10,11 @@
 """IBQ(k): tabular Q-learning with mean expansion on the gridworld of Nagarajan et al. (ICML 2026, 2606.29806).
 
 The agent stores a table Z and acts and bootstraps with q(s, a) = Z[s, a] + k * mean_b Z[s, b]; k = 0 is Q-learning.
+With `--target sarsa` or `expected_sarsa` it bootstraps from its epsilon-greedy policy and not from the maximum.
 Every k is compared at the step size that suits it best, as in the paper's Figure 2. All seeds, step sizes and values
 of k are advanced together, as arrays; everything but the two drawings is NumPy. Written into the folder `--out`:
 
-    tabular.csv, tabular.png   episodes finished by 500, 1,000, 2,500 and 5,000 steps, and the gain over Q-learning
+    tabular.csv, tabular.png   episodes finished by 500, 1,000, 2,500 and 5,000 steps, and the gain over k = 0
     values.csv, values.png     state values after 200, 500 and 1,000 steps beside the optimal ones
 
 Usage: python tabular_mexp.py --k 0 0.8 3.2 12.8 --seeds 64
@@ -24,7 +25,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn, Optional
+from typing import Literal, NoReturn, Optional
 
 import numpy as np
 import tyro
@@ -49,7 +50,8 @@ class Args:
     goal_reward: float = 5.0  # for reaching the goal
 
     # the agent
-    k: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)  # mean-scaling coefficients; 0 is Q-learning
+    target: Literal["max", "sarsa", "expected_sarsa"] = "max"  # what it bootstraps from; max is Q-learning's
+    k: tuple[float, ...] = (0.0, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 12.8)  # mean-scaling coefficients; 0: no layer
     step_sizes: tuple[float, ...] = tuple(np.exp(np.linspace(-6, 0, 61)).tolist())  # the paper's 61
 
 
@@ -68,6 +70,14 @@ def greedy_actions(q: np.ndarray, uniform: np.ndarray) -> np.ndarray:
     best = q == q.max(1, keepdims=True)
     chosen = (uniform * best.sum(1)).astype(np.int64)  # the chosen-th of the best actions, counted from 0
     return (best.cumsum(1) > chosen[:, None]).argmax(1)
+
+
+def epsilon_greedy_actions(
+    q: np.ndarray, explore: np.ndarray, random_action: np.ndarray, tie: np.ndarray
+) -> np.ndarray:
+    """The policy's actions for `q`, (R, 4), as (R,) int64; the others are (R,), uniform in [0, 1)."""
+    random_actions = (random_action * ACTIONS).astype(np.int64)
+    return np.where(explore < EPSILON, random_actions, greedy_actions(q, tie))
 
 
 def update(z: np.ndarray, k: np.ndarray, alpha: np.ndarray, actions: np.ndarray, td_errors: np.ndarray) -> np.ndarray:
@@ -142,6 +152,7 @@ def simulate(
     """Runs IBQ(k) for each of the C pairs of `k` and `alpha`, both (C,), with each of `seeds`.
 
     All pairs share a seed's random numbers, and these do not depend on `steps`: simulated again, a run is the same.
+    SARSA draws the next step's action before the update, from the numbers that every other target draws it from later.
 
     Yields, after each of the ascending `steps`, the episodes finished so far, (len(seeds), C) int64, and the
     action-values, (len(seeds), C, 25, 4) float64.
@@ -150,29 +161,40 @@ def simulate(
     k = np.tile(k, len(seeds))
     alpha = np.tile(alpha, len(seeds))
     runs = np.arange(len(seeds) * pairs)  # the runs of the first seed, then those of the second, ...
-    random_numbers = np.stack([np.random.default_rng(seed).random((max(steps), 5)) for seed in seeds], axis=1)
+    random_numbers = np.stack([np.random.default_rng(seed).random((max(steps) + 1, 5)) for seed in seeds], axis=1)
 
     next_states = transitions()
     z = np.zeros((len(runs), STATES, ACTIONS))
     states = np.full(len(runs), START)
     episodes = np.zeros(len(runs), np.int64)
-    for step, uniform in enumerate(tqdm(random_numbers, unit="step", mininterval=1), start=1):
+    next_actions = None  # SARSA's, drawn before the update
+    for step, uniform in enumerate(tqdm(random_numbers[:-1], unit="step", mininterval=1), start=1):
         explore, random_action, tie, slip, which = np.repeat(uniform.T, pairs, axis=1)
         rows = z[runs, states]
         q = action_values(rows, k)
-        random_actions = (random_action * ACTIONS).astype(np.int64)
-        actions = np.where(explore < EPSILON, random_actions, greedy_actions(q, tie))
+        actions = next_actions
+        if actions is None:
+            actions = epsilon_greedy_actions(q, explore, random_action, tie)
 
         successors = next_states[states, executed_actions(actions, slip, which)]
         terminated = successors == GOAL
+        successors = np.where(terminated, START, successors)  # the next episode's first state; no bootstrap from there
 
-        bootstrap = action_values(z[runs, successors], k).max(1)
+        next_q = action_values(z[runs, successors], k)
+        if args.target == "sarsa":
+            explore, random_action, tie, _, _ = np.repeat(random_numbers[step].T, pairs, axis=1)  # of the next step
+            next_actions = epsilon_greedy_actions(next_q, explore, random_action, tie)
+            bootstrap = next_q[runs, next_actions]
+        elif args.target == "expected_sarsa":  # how ties are broken changes nothing: tied actions have the same value
+            bootstrap = (1 - EPSILON) * next_q.max(1) + EPSILON * next_q.mean(1)
+        else:
+            bootstrap = next_q.max(1)
         targets = np.where(terminated, args.goal_reward, args.step_reward + GAMMA * bootstrap)
         td_errors = targets - q[runs, actions]
         z[runs, states] = update(rows, k, alpha, actions, td_errors)
 
         episodes += terminated
-        states = np.where(terminated, START, successors)
+        states = successors
         if step in steps:
             q_all = action_values(z, k[:, None])
             yield episodes.reshape(len(seeds), pairs).copy(), q_all.reshape(len(seeds), pairs, STATES, ACTIONS)
@@ -250,7 +272,7 @@ def summarise_values(q: np.ndarray, optimal_q: np.ndarray) -> dict:
 
 
 def value_panels(table: list[dict], optimal_q: np.ndarray, seeds: range, args: Args) -> list[dict]:
-    """The panels of values.png, row by row: Q-learning and then `--picture-k`, each after each of PICTURE_STEPS.
+    """The panels of values.png, row by row: k = 0 and then `--picture-k`, each after each of PICTURE_STEPS.
 
     Each agent has the step size with which it finished the most episodes by PICTURE_CHECKPOINT steps, from
     `summarise`'s table, and is simulated again with the table's seeds: these are the very runs of the table.
@@ -272,6 +294,9 @@ def value_panels(table: list[dict], optimal_q: np.ndarray, seeds: range, args: A
 
 
 # DRAWING
+NAMES = {"max": "Q-learning", "sarsa": "SARSA", "expected_sarsa": "expected SARSA"}  # of k = 0, by the target
+
+
 def draw_gains(table: list[dict], path: Path, args: Args) -> None:
     """The paper's Figure 2: the gain in episodes against k, a line for each checkpoint, with bands of 95%."""
     figure = Figure(figsize=(6, 4), layout="constrained")
@@ -292,7 +317,7 @@ def draw_gains(table: list[dict], path: Path, args: Args) -> None:
     axes.set_xticks(ticks, [f"{k:g}" for k in ticks])
     axes.minorticks_off()
     axes.set_xlabel("mean-scaling coefficient k")
-    axes.set_ylabel("more episodes than Q-learning (%)")
+    axes.set_ylabel(f"more episodes than {NAMES[args.target]} (%)")
     axes.set_title(f"reward {args.step_reward:g} per step, {args.goal_reward:+g} at the goal; {args.seeds} seeds, 95%")
     axes.legend()
     figure.savefig(path, dpi=150)
@@ -334,7 +359,7 @@ def draw_values(panels: list[dict], optimal: np.ndarray, path: Path, args: Args)
         if row == 0:
             axes.set_title(f"after {panel['steps']:,} steps", fontsize=10)
         if column == 0:
-            name = "with the layer" if panel["k"] > 0 else "Q-learning"
+            name = "with the layer" if panel["k"] > 0 else NAMES[args.target]
             axes.set_ylabel(f"{name}\nk = {panel['k']:g}, step size {panel['step_size']:.2g}", fontsize=10)
     axes = figure.add_subplot(grid[:, columns])
     image = draw_grid(axes, optimal, limit)

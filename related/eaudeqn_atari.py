@@ -91,7 +91,7 @@ class Args:
     terminal_on_life_loss: bool = False  # if toggled, a lost life is terminal for learning; the game itself goes on
 
     # AGENT
-    total_timesteps: int = 50_000_000  # agent steps of 4 frames: 200M frames (Machado et al. 2018)
+    total_timesteps: int = 10_000_000  # agent steps of 4 frames: 40M frames (Vincent et al. 2025)
     learning_rate: float = 6.25e-5  # of Adam (Hessel et al. 2018)
     adam_eps: float = 1.5e-4  # epsilon of Adam (Hessel et al. 2018)
     mean_scaling_coefficient: float | Literal["n", "2n", "4n"] = 0.0  # k of the layer; n is the number of actions
@@ -1061,7 +1061,7 @@ if __name__ == "__main__":
     obs = envs.reset(rng.integers(2**31, size=args.num_envs))
     done = np.ones(args.num_envs, bool)  # `obs` begins an episode
     interval = 1 if sys.stderr.isatty() else 60  # seconds; in a log every update is a line
-    progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=interval)
+    progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", miniters=1, mininterval=interval)
     while global_step < args.total_timesteps:
         # ALGO LOGIC: put action logic here
         epsilon = linear_schedule(args.start_e, args.end_e, args.exploration_steps, global_step)

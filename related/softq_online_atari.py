@@ -793,7 +793,7 @@ if __name__ == "__main__":
     # TRY NOT TO MODIFY: start the game
     obs = envs.reset(rng.integers(2**31, size=args.num_envs))
     interval = 1 if sys.stderr.isatty() else 60  # seconds; in a log every update is a line
-    progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", mininterval=interval)
+    progress = tqdm(total=args.total_timesteps, initial=global_step, unit="step", miniters=1, mininterval=interval)
     while global_step < args.total_timesteps:
         # ALGO LOGIC: put action logic here
         rate = linear_schedule(args.learning_rate, 0.0, args.total_timesteps, global_step)

@@ -1,11 +1,13 @@
 """IBQ(k) and its gridworld: by hand, by counting, by value iteration, and against a plain Q-learning loop."""
 
 import csv
+import re
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import tyro
-from conftest import load, run
+from conftest import ROOT, load, run
 
 tabular = load("tabular_mexp")
 
@@ -83,11 +85,15 @@ def test_update_is_the_matrix_form(k):
     np.testing.assert_allclose(moved[np.arange(50), actions], steps * (1 + square), atol=1e-10)
 
 
+@pytest.mark.parametrize("target_of", ["max", "expected_sarsa"])
 @pytest.mark.parametrize("step_reward", [-1.0, 0.0])
 @pytest.mark.parametrize("k", [0.0, 3.2])
-def test_equals_a_plain_loop(k, step_reward):
-    """One run, step for step, in scalar Python with the same random numbers; k = 0 is plain Q-learning."""
-    args, alpha, steps = tabular.Args(step_reward=step_reward), 0.1, 3000
+def test_equals_a_plain_loop(k, step_reward, target_of):
+    """One run, step for step, in scalar Python with the same random numbers; k = 0 is plain Q-learning.
+
+    Expected SARSA by the probabilities of the four actions, of which ties share the greedy one.
+    """
+    args, alpha, steps = tabular.Args(step_reward=step_reward, target=target_of), 0.1, 3000
     q_learning = [[0.0] * 4 for _ in range(25)]
     state, episodes, marks = 20, 0, []
     for explore, random_action, tie, slip, which in np.random.default_rng(11).random((steps, 5)):
@@ -103,7 +109,11 @@ def test_equals_a_plain_loop(k, step_reward):
             target = 5.0
         else:
             following = q_learning[successor]
-            target = step_reward + 0.95 * (max(following) + k * (sum(following) / 4))
+            value = max(following)
+            if target_of == "expected_sarsa":
+                ties = following.count(value)
+                value = sum((0.1 / 4 + (v == value) * 0.9 / ties) * v for v in following)
+            target = step_reward + 0.95 * (value + k * (sum(following) / 4))
         step = alpha * (target - q[action])
         for other in range(4):
             z[other] += step * k / 4
@@ -115,6 +125,82 @@ def test_equals_a_plain_loop(k, step_reward):
     assert marks[-1] > 50 and [episodes[0, 0] for episodes, _ in got] == marks
     q = np.array(q_learning)
     np.testing.assert_allclose(got[-1][1][0, 0], q + k * q.mean(1, keepdims=True), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("target", ["max", "expected_sarsa", "sarsa"])
+def test_targets_by_hand(target, monkeypatch):
+    """Three steps with k = n = 4 and alpha = 0.5: a TD error d moves z[a] by d and every other z[b] by d / 2.
+
+    1. Down from the start, state 20, into the wall; every q is 0, so d = -1. Then q(20) = (-3, -3.5, -3, -3).
+    2. A greedy action, from the number 0.3 for ties. SARSA draws it before the update, when four are tied: down again.
+       The others draw it after the update, when three are tied: up to state 15, where q is 0, so d = -1 - (-3) = 2.
+    3. A random action, down: into the wall again with SARSA; back to 20, where q = (4, 2.5, 3, 3), with the others.
+    """
+    down, right = 0.3, 0.9  # times 4: actions 1 and 3
+    numbers = [[0.0, down, 0.0, 0.9, 0.0], [0.5, right, 0.3, 0.9, 0.0], [0.0, down, 0.0, 0.9, 0.0]]
+    numbers.append([0.0, right, 0.0, 0.9, 0.0])  # explore, random action, tie, slip, which
+    generator = SimpleNamespace(random=lambda size: np.array(numbers))
+    monkeypatch.setattr(np.random, "default_rng", lambda seed: generator)
+    args = tabular.Args(target=target)
+    got = [q[0, 0] for _, q in tabular.simulate(np.array([4.0]), np.array([0.5]), range(1), args, (1, 2, 3))]
+
+    z = np.zeros((3, 25, 4))
+    z[:, 20] = [-0.5, -1, -0.5, -0.5]
+    if target == "sarsa":
+        error = -1 + 0.95 * -3.5 - -3.5  # the next action is step 3's: down
+        z[1:, 20] += error * np.array([0.5, 1, 0.5, 0.5])
+        q = z[1, 20] + 4 * z[1, 20].mean()
+        error = -1 + 0.95 * q[3] - q[1]  # the next action is that of step 4, which is not made: right
+        z[2, 20] += error * np.array([0.5, 1, 0.5, 0.5])
+    else:
+        z[1:, 20] += 2 * np.array([1, 0.5, 0.5, 0.5])
+        bootstrap = 4 if target == "max" else 0.925 * 4 + 0.025 * (2.5 + 3 + 3)
+        z[2, 15] = (-1 + 0.95 * bootstrap) * np.array([0.5, 1, 0.5, 0.5])
+    np.testing.assert_allclose(got, z + 4 * z.mean(-1, keepdims=True), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("k", [0.0, 3.2])
+def test_expected_sarsa_without_exploration_is_q_learning(k, monkeypatch):
+    def last_values(target):
+        args = tabular.Args(target=target)
+        ((episodes, q),) = tabular.simulate(np.array([k]), np.array([0.1]), range(8), args, (1000,))
+        assert episodes.min() > 5
+        return q
+
+    assert not np.array_equal(last_values("max"), last_values("expected_sarsa"))
+    monkeypatch.setattr(tabular, "EPSILON", 0.0)
+    assert np.array_equal(last_values("max"), last_values("expected_sarsa"))
+
+
+def test_sarsa_without_the_layer_is_the_textbooks():
+    """One run of SARSA as Sutton and Barto (2018, section 6.4) write it: the same tables to the last bit."""
+    args, alpha, steps = tabular.Args(target="sarsa"), 0.3, 3000
+    numbers = np.random.default_rng(11).random((steps + 1, 5)).tolist()
+    table, tables = [[0.0] * 4 for _ in range(25)], []
+
+    def choose(state, step):
+        explore, random_action, tie, _, _ = numbers[step]
+        best = [a for a in range(4) if table[state][a] == max(table[state])]
+        return int(random_action * 4) if explore < 0.1 else best[int(tie * len(best))]
+
+    state, action = 20, choose(20, 0)
+    for step in range(steps):
+        _, _, _, slip, which = numbers[step]
+        executed = (action + 1 + int(which * 3)) % 4 if slip < 0.25 else action
+        row, column = divmod(state, 5)
+        row, column = [(row - 1, column), (row + 1, column), (row, column - 1), (row, column + 1)][executed]
+        successor = min(max(row, 0), 4) * 5 + min(max(column, 0), 4)
+        if successor == 4:
+            table[state][action] += alpha * (5.0 - table[state][action])
+            state, action = 20, choose(20, step + 1)
+        else:
+            following = choose(successor, step + 1)
+            table[state][action] += alpha * (-1.0 + 0.95 * table[successor][following] - table[state][action])
+            state, action = successor, following
+        tables.append(np.array(table))
+    got = list(tabular.simulate(np.array([0.0]), np.array([alpha]), range(11, 12), args, tuple(range(1, steps + 1))))
+    assert got[-1][0][0, 0] > 50
+    assert np.array_equal([q[0, 0] for _, q in got], tables)
 
 
 def expected_values(values, step_reward, goal_reward):
@@ -153,20 +239,6 @@ def test_value_iteration_equals_the_solution_for_its_policy():
     assert values[9] == pytest.approx(values[3]) and values[14] == pytest.approx(values[2])  # the grid's symmetry
 
 
-def test_value_iteration_by_hand(monkeypatch):
-    """A grid of 2x2: V(top left) = V(bottom right) = x and V(start) = y, two equations."""
-    for name, value in {"SIZE": 2, "STATES": 4, "START": 2, "GOAL": 1}.items():
-        monkeypatch.setattr(tabular, name, value)
-    # x = 3/4 * 5 + 2/12 * (-1 + 0.95 x) + 1/12 * (-1 + 0.95 y): into the goal, a wall twice, back to the start
-    # y = 10/12 * (-1 + 0.95 x) + 2/12 * (-1 + 0.95 y): two ways out of the start, one of them by slipping; two walls
-    c = 1 - 0.95 / 6
-    x = (3.5 * c - 0.95 / 12) / (c * c - 0.95**2 * 10 / 144)
-    y = (-1 + 0.95 * 10 / 12 * x) / c
-    values = tabular.optimal_action_values(tabular.Args()).max(1)
-    assert values.tolist() == pytest.approx([x, 0, y, x], abs=1e-11)
-    assert x == pytest.approx(4.4394, abs=1e-4)
-
-
 def test_optimal_values_are_learned():
     """With small steps and much time, IBQ(k) finishes episodes about as fast as the greedy policy of q*."""
     table, policy = tabular.transitions(), tabular.optimal_action_values(tabular.Args()).argmax(1)
@@ -183,8 +255,9 @@ def test_optimal_values_are_learned():
         assert optimal < rate < 1.35 * optimal
 
 
-def test_pairs_and_seeds_do_not_touch_each_other():
-    args, steps = tabular.Args(), (500, 1500)
+@pytest.mark.parametrize("target", ["max", "sarsa"])
+def test_pairs_and_seeds_do_not_touch_each_other(target):
+    args, steps = tabular.Args(target=target), (500, 1500)
     k, alpha = np.array([0.0, 0.0, 3.2]), np.array([0.1, 0.5, 0.1])
     together = episodes_of(k, alpha, range(4, 7), args, steps)
     assert together.shape == (3, 2, 3)
@@ -207,11 +280,12 @@ def test_summary_by_hand():
     assert table[1]["gain_low"] == pytest.approx(20.0) and table[1]["gain_high"] == pytest.approx(100.0)
 
 
-def test_the_picture_shows_the_tables_runs():
+@pytest.mark.parametrize("target", ["max", "sarsa"])
+def test_the_picture_shows_the_tables_runs(target):
     """A run's values after 500 and 1,000 steps are the same whatever other steps are looked at."""
-    k, alpha, seeds = np.array([0.0, 3.2]), np.array([0.7, 0.07]), range(3, 6)
-    table = [q for _, q in tabular.simulate(k, alpha, seeds, tabular.Args(), tabular.STEPS)]
-    picture = [q for _, q in tabular.simulate(k, alpha, seeds, tabular.Args(), tabular.PICTURE_STEPS)]
+    args, k, alpha, seeds = tabular.Args(target=target), np.array([0.0, 3.2]), np.array([0.7, 0.07]), range(3, 6)
+    table = [q for _, q in tabular.simulate(k, alpha, seeds, args, tabular.STEPS)]
+    picture = [q for _, q in tabular.simulate(k, alpha, seeds, args, tabular.PICTURE_STEPS)]
     assert tabular.STEPS[:2] == tabular.PICTURE_STEPS[1:] == (500, 1000)
     assert np.array_equal(table[0], picture[1]) and np.array_equal(table[1], picture[2])
     assert not np.array_equal(picture[0], picture[1])
@@ -248,7 +322,10 @@ def figure_of(monkeypatch, draw, *arguments):
     return figures[0]
 
 
-@pytest.mark.parametrize("flags", [{}, {"picture_k": 0.8}])
+BASELINES = {"max": "Q-learning", "sarsa": "SARSA", "expected_sarsa": "expected SARSA"}
+
+
+@pytest.mark.parametrize("flags", [{}, {"picture_k": 0.8, "target": "sarsa"}, {"target": "expected_sarsa"}])
 def test_picture(flags, monkeypatch):
     """Six gridworlds and the optimal one: each cell's number and colour is the simulation's, on one scale."""
     args = tabular.Args(k=(0.0, 0.8, 3.2, 12.8), seeds=5, **flags)
@@ -290,12 +367,13 @@ def test_picture(flags, monkeypatch):
         assert np.array_equal(panel["values"], values)
         percent = f"{panel['optimal_actions']:.0f}%"
         assert f"RMSE {panel['rmse']:.2f}" in axes.get_xlabel() and percent in axes.get_xlabel()
-    assert "Q-learning" in grids[0].get_ylabel() and "with the layer" in grids[3].get_ylabel()
+    assert grids[0].get_ylabel().startswith(f"{BASELINES[args.target]}\n") and "with the layer" in grids[3].get_ylabel()
     assert f"k = {drawn:g}" in grids[3].get_ylabel()
 
 
-def test_gains_are_drawn_as_in_the_table(monkeypatch):
-    args = tabular.Args(k=(0.0, 0.8, 3.2))
+@pytest.mark.parametrize("target", BASELINES)
+def test_gains_are_drawn_as_in_the_table(target, monkeypatch):
+    args = tabular.Args(k=(0.0, 0.8, 3.2), target=target)
     rng = np.random.default_rng(0)
     table = []
     for steps in tabular.STEPS:
@@ -309,7 +387,63 @@ def test_gains_are_drawn_as_in_the_table(monkeypatch):
         assert line.get_xydata().tolist() == [[row["k"], row["gain"]] for row in rows]
         heights = set(band.get_paths()[0].vertices[:, 1])
         assert heights == {row[name] for row in rows for name in ("gain_low", "gain_high")}
-    assert len(axes.collections) == 4
+    assert len(axes.collections) == 4 and f"than {BASELINES[target]} " in axes.get_ylabel()
+
+
+PAGE = ROOT / "docs" / "tabular" / "sarsa.md"
+CSVS = {"max": "step_reward", "sarsa": "sarsa_step_reward", "expected_sarsa": "expected_sarsa_step_reward"}
+
+
+def committed(target, step_reward):
+    """The rows of docs/tabular's CSV for this target and reward, by steps and k."""
+    name = f"{CSVS[target]}_{'0' if step_reward == 0 else 'minus_1'}.csv"
+    with open(PAGE.parent / name, newline="") as file:
+        rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
+    return {(row["steps"], row["k"]): row for row in rows}
+
+
+@pytest.mark.parametrize("target", CSVS)
+@pytest.mark.parametrize("step_reward", [-1.0, 0.0])
+def test_committed_tables_are_of_this_code(target, step_reward):
+    """Episodes by 500 and 1,000 steps at the best step sizes, for two k: 128 seeds, to the last bit."""
+    rows = committed(target, step_reward)
+    assert len(rows) == 4 * 9
+    cells = [(steps, k) for steps in (500, 1000) for k in (0.0, 3.2)]
+    alpha = np.array([rows[cell]["step_size"] for cell in cells])
+    args = tabular.Args(target=target, step_reward=step_reward)
+    episodes = episodes_of(np.array([k for _, k in cells]), alpha, range(1, 129), args, (500, 1000)).mean(0)
+    assert [episodes[0, 0], episodes[0, 1], episodes[1, 2], episodes[1, 3]] == [rows[c]["episodes"] for c in cells]
+
+
+def test_tables_of_the_sarsa_page():
+    lines = []
+    for target in CSVS:
+        for k in (0.0, 3.2):
+            rows = [committed(target, -1.0)[steps, k] for steps in tabular.STEPS]
+            cells = [f"{r['episodes']:.1f} ({r['episodes_low']:.1f} to {r['episodes_high']:.1f})" for r in rows]
+            lines.append(" | ".join([f"| `{target}`", f"{k:g}", *cells]) + " |")
+    for step_reward in (-1.0, 0.0):
+        for target in CSVS:
+            rows = [committed(target, step_reward)[steps, 3.2] for steps in tabular.STEPS]
+            cells = [f"{r['gain']:+.1f} ({r['gain_low']:+.1f}, {r['gain_high']:+.1f})" for r in rows]
+            lines.append(" | ".join([f"| {step_reward:g}", f"`{target}`", *cells]) + " |")
+    assert [line for line in PAGE.read_text().splitlines() if re.match(r"\|.*\d\.\d", line)] == lines
+
+
+def test_program_of_the_sarsa_page(monkeypatch):
+    """It draws the gains of the three CSVs, a panel for each checkpoint."""
+    monkeypatch.chdir(ROOT)
+    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    panels = figure_of(monkeypatch, exec, program, {}).axes
+    for axes, steps in zip(panels, tabular.STEPS, strict=True):
+        assert axes.get_title() == f"{steps:,} steps"
+        for target, line, band in zip(CSVS, axes.lines, axes.collections, strict=False):
+            rows = [row for (at, k), row in committed(target, -1.0).items() if at == steps and k > 0]
+            assert BASELINES[target] in line.get_label()
+            np.testing.assert_allclose(line.get_xydata(), [[row["k"], row["gain"]] for row in rows], rtol=1e-12)
+            heights = np.unique(band.get_paths()[0].vertices[:, 1].round(9))
+            limits = [row[name] for row in rows for name in ("gain_low", "gain_high")]
+            np.testing.assert_allclose(heights, np.unique(np.round(limits, 9)), rtol=0, atol=1e-8)
 
 
 def test_command(tmp_path):
@@ -367,17 +501,17 @@ def test_divergence_is_told(tmp_path):
         "--seed -1",
         "--step-reward nan",
         "--out file/x",
+        "--target SARSA",
     ],
 )
 def test_bad_input(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("in the way")
-    args = tyro.cli(tabular.Args, args=flags.split())
     with pytest.raises(SystemExit) as exit:
-        tabular.check_args(args)
+        tabular.check_args(tyro.cli(tabular.Args, args=flags.split()))
     error = capsys.readouterr().err
-    assert exit.value.code == 2 and len(error.strip().splitlines()) == 1
-    assert error.startswith(f"error: {flags.split()[0]}") or flags.split()[0] in error
+    assert exit.value.code == 2 and flags.split()[0] in error
+    assert "target" in flags or len(error.strip().splitlines()) == 1
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
