@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import resource
 from pathlib import Path
 from unittest import mock
 
@@ -148,6 +149,17 @@ def test_a_replay_beyond_the_limit_of_a_cgroup(small_group, tmp_path):
     assert 0.7 * free < 7056 * int(line.split("; try ")[1]) < 0.9 * free
 
 
+def test_a_replay_beyond_a_ulimit(tmp_path):
+    """Of the process's address space, as a batch system sets it."""
+
+    def limited():
+        resource.setrlimit(resource.RLIMIT_AS, (12 * 2**30, 12 * 2**30))
+
+    line = refused("dqn_atari", "--buffer-size 2000000", cwd=tmp_path, runner=run, preexec_fn=limited)
+    assert "--buffer-size 2000000 needs 14,112," in line
+    assert int(line.split("; try ")[1]) < 1_600_000, "less than what would just fit"
+
+
 # CHECKPOINTS
 
 
@@ -165,6 +177,7 @@ def stopped(tmp_path_factory):
         ("--learning-rate 0.5", "had learning_rate = 6.25e-05, not 0.5"),
         ("--mean-scaling-coefficient 3", "had mean_scaling_coefficient = 18.0, not 3.0"),
         ("--terminal-on-life-loss", "had terminal_on_life_loss = False, not True"),
+        ("--checkpoint-frequency 50", "had checkpoint_frequency = 100, not 50"),  # games start anew at each
         ("--save-best", "had save_best = False, not True"),  # the phases before would not count
     ],
 )
