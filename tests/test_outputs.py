@@ -122,10 +122,11 @@ def test_terminal(finished):
     name = next(folder.relative_to(parent.parent) for parent in folder.parents if parent.name == "runs")
     assert lines[0].startswith("device: CPU") and lines[1] == f"run: {name}"
     with open(folder / "eval.csv", newline="") as file:
-        score = float(list(csv.DictReader(file))[-1]["score_mean"])
+        row = list(csv.DictReader(file))[-1]
+    score, minutes = float(row["score_mean"]), float(row["wall_time"]) / 60
     assert lines[-1] == f"finished: {name}, score {score:.5g}; to watch: python play.py {name} --video"
     assert "score=" in result.stderr and "1200/1200" in result.stderr
-    assert 1 <= result.stderr.count("step/s") <= 3 + 2  # once more after each evaluation's line
+    assert 1 <= result.stderr.count("step/s") <= 3 + 2 + minutes  # once more after each evaluation's line
 
 
 def test_end_without_a_model(tmp_path):
