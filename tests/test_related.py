@@ -273,6 +273,7 @@ def test_killed_at_three_random_moments(name, tmp_path):
     killed_and_resumed(name, f"{flags_of(name, total)} {accepted(name, '--train-frequency 4')}", tmp_path)
 
 
+LONG = "--env-id Breakout --total-timesteps 60000 --eval-frequency 60000 --exploration-steps 30000 --buffer-size 60000"
 SHORT = "--env-id Breakout --total-timesteps 40000 --eval-frequency 40000 --exploration-steps 20000 --buffer-size 40000"
 ONLINE = "--env-id Breakout --total-timesteps 150000 --eval-frequency 150000"
 
@@ -281,12 +282,12 @@ ONLINE = "--env-id Breakout --total-timesteps 150000 --eval-frequency 150000"
 @pytest.mark.parametrize(
     "name,flags",
     [
-        ("softq", SHORT),
+        ("softq", LONG),
         ("softq_online", f"{ONLINE} --method q"),
         ("softq_online", f"{ONLINE} --method pg"),
-        ("isdqn", f"{SHORT} --num-iterations 0"),
-        ("isdqn", f"{SHORT} --num-iterations 1"),
-        ("isdqn", f"{SHORT} --num-iterations 9"),
+        ("isdqn", f"{LONG} --num-iterations 0"),
+        ("isdqn", f"{LONG} --num-iterations 1"),
+        ("isdqn", f"{LONG} --num-iterations 9"),
         ("eaudeqn", SHORT),
         ("eaudeqn", f"{SHORT} --mean-scaling-coefficient n"),
         ("eaudeqn", f"{SHORT} --method polyprune --prune-frequency 1000"),
