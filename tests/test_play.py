@@ -15,7 +15,6 @@ from helpers import (
     FEW_QUANTILES,
     GAMES_OF,
     IQN,
-    MINATAR_FLAGS,
     ROOT,
     TRAINED,
     accepted,
@@ -406,12 +405,3 @@ def test_an_environment_that_cannot_be_drawn(tmp_path):
     line = complaint(folder, "--episodes 1 --epsilon 1 --video")
     assert "--video: tests/Undrawn-v0 cannot be drawn" in line and "pip install brush" in line
     assert result_of(folder, "--episodes 1 --epsilon 1")["episodes"] == 1
-
-
-def test_minatar_flags_are_not_asked_for(tmp_path):
-    """Nor is the full set of actions, which changes the network."""
-    flags = f"{MINATAR_FLAGS} --env-id MinAtar/Freeway-v0 --total-timesteps 80 --save-model"
-    run_here("minatar_mexp", flags, cwd=tmp_path)
-    (folder,) = run_folders(tmp_path)
-    assert result_of(folder, "--episodes 2 --epsilon 1")["episodes"] == 2
-    assert weights(folder, "model.pt")["output.weight"].shape[0] == 6

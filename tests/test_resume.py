@@ -341,16 +341,3 @@ def test_killed_at_three_random_moments(name, num_envs, total, tmp_path):
     if name in IQN:
         flags += f" {FEW_QUANTILES}"
     killed_and_resumed(name, flags, tmp_path)
-
-
-@pytest.mark.slow
-def test_runs_that_start_together_do_not_meet(tmp_path):
-    """Each has a folder of its own, or ends before it writes."""
-    flags = f"{MINATAR} --total-timesteps 60"
-    processes = [
-        subprocess.Popen(command("minatar_mexp", flags), cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(4)
-    ]
-    errors = [process.communicate()[1].decode() for process in processes]
-    codes = [process.returncode for process in processes]
-    assert set(codes) <= {0, 2}, errors
-    assert len(run_folders(tmp_path)) == codes.count(0) > 0

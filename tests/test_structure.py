@@ -8,11 +8,11 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import fields
 
 import copies
 import pytest
-from helpers import GAMES_OF, IQN, RELATED, ROOT, SCRIPTS, TRAINED, fork, load
+from helpers import GAMES_OF, IQN, RELATED, ROOT, SCRIPTS, TRAINED, load
 
 PAIRS = [(name, f"{name}_mexp") for name in SCRIPTS if f"{name}_mexp" in SCRIPTS]
 SECTIONS = ["# AGENT", "# ENVIRONMENT", "# REPLAY BUFFER", "# EVALUATION", "# MEMORY AND SPEED"]
@@ -420,28 +420,3 @@ def test_bounds_are_kept(capsys):
                 assert (f"at least {least}" if most is None else "from 0 to 1") in line
             for value in (least, most or least):
                 assert refusal(script, script.Args(**{flag: value}), capsys) == ""
-
-
-def test_a_forks_own_flag_is_left_alone(capsys):
-    """A fork's flag needs no entry anywhere; what the script knows is checked as before."""
-    script = load("dqn_atari_mexp")
-
-    @dataclass
-    class ForkedArgs(script.Args):
-        priority_alpha: float = 0.5
-        weight_decay: float = 0.0
-        clip: float = -1.0
-        note: str = "mine"
-
-    assert refusal(script, ForkedArgs(), capsys) == ""
-    assert "--gamma 1.5 must be" in refusal(script, ForkedArgs(gamma=1.5), capsys)
-
-
-def test_checks_work_with_postponed_annotations(tmp_path, capsys):
-    """`from __future__ import annotations` turns a dataclass's types into strings."""
-    before = "\nimport copy\nimport csv\n"
-    script = load(fork(tmp_path / "dqn_postponed.py", (before, "\nfrom __future__ import annotations\n" + before)))
-    assert isinstance(fields(script.Args)[1].type, str)
-    assert refusal(script, script.Args(), capsys) == ""
-    assert "--gamma 1.5 must be" in refusal(script, script.Args(gamma=1.5), capsys)
-    assert "--buffer-size 0 must be a finite number, at least 8" in refusal(script, script.Args(buffer_size=0), capsys)
