@@ -73,8 +73,8 @@ class Args:
     exp_name: str = os.path.basename(__file__)[: -len(".py")]  # the name of this experiment
     seed: int = 1  # seed of the experiment
     torch_deterministic: bool = True  # if toggled, `torch.backends.cudnn.deterministic=True`
-    cuda: bool = True  # if toggled, train on the GPU when there is one
-    cuda_graphs: bool = True  # if toggled, `update` and `action_values` run as CUDA graphs, which is faster (GPU only)
+    cuda: bool = True  # train on the GPU when there is one
+    cuda_graphs: bool = True  # run `update` and `action_values` as CUDA graphs, which is faster (GPU only)
     track: bool = False  # if toggled, this experiment is tracked with Weights and Biases (`pip install wandb`)
     wandb_project_name: str = "mean-expansion"  # the wandb's project name
     wandb_entity: Optional[str] = None  # the entity (team) of wandb's project
@@ -82,7 +82,7 @@ class Args:
     save_best: bool = False  # whether to save the network of the best evaluation phase there (`play.py --best`)
     runs_dir: str = "runs"  # the folder in which every run makes its own
     resume: bool = False  # go on with the newest run of this env, name and seed that has a checkpoint, if there is one
-    checkpoint_frequency: int = 1_000_000  # agent steps between checkpoints (7 GB), where games start anew; 0 is never
+    checkpoint_frequency: int = 1_000_000  # agent steps between checkpoints (7 GB); each restarts all games; 0 is never
 
     # ENVIRONMENT
     env_id: str = "ALE/Breakout-v5"  # the game; `Breakout` and `BreakoutNoFrameskip-v4` name the same ROM
@@ -387,7 +387,7 @@ def linear_schedule(start_e: float, end_e: float, duration: int, t: int) -> floa
 
 
 def due(step: int, num_envs: int, frequency: int) -> int:
-    """How many multiples of `frequency` are among the agent steps step - num_envs + 1, ..., step; none if it is 0."""
+    """How many multiples of `frequency` the last step of all environments reached or passed; none if it is 0."""
     if frequency == 0:
         return 0
     step_before = max(step - num_envs, 0)
@@ -553,18 +553,18 @@ class ReplayBuffer:
         self.history = np.zeros(self.size, np.uint8)  # how many of the 3 frames before are of the same episode
         self.written = np.zeros(num_envs, np.int64)  # slots ever written, of each environment
 
-    def append(self, envs: np.ndarray, frames: np.ndarray, done: np.ndarray, actions: np.ndarray) -> None:
-        """Store the newest frames of `envs`, (M, 84, 84) uint8, and the actions taken, (M,) int64. Where `done`, (M,)
-        bool, the frame begins an episode."""
-        rows = self.written[envs] % self.length
-        slots = rows * self.num_envs + envs
-        previous = slots - self.num_envs  # negative in row 0, where NumPy wraps around too
+    def append(self, columns: np.ndarray, frames: np.ndarray, first: np.ndarray, actions: np.ndarray) -> None:
+        """Store the newest frames of the environments `columns`, (M, 84, 84) uint8, and the actions taken, (M,) int64.
+        Where `first`, (M,) bool, the frame begins an episode."""
+        rows = self.written[columns] % self.length
+        slots = rows * self.num_envs + columns
+        previous = slots - self.num_envs  # of row 0: negative, which NumPy counts from the end
         self.frames.index_copy_(0, to_device(slots, self.device), to_device(frames, self.device))
-        self.history[slots] = np.where(done, 0, np.minimum(self.history[previous] + 1, 3))
+        self.history[slots] = np.where(first, 0, np.minimum(self.history[previous] + 1, 3))
         self.actions[slots] = actions
         self.rewards[slots] = 0
         self.terminated[slots] = False
-        self.written[envs] += 1
+        self.written[columns] += 1
 
     def complete(self, rewards: np.ndarray, terminated: np.ndarray) -> None:
         """Store what followed the newest actions of all environments: rewards for learning and terminations, (N,)."""
@@ -576,18 +576,19 @@ class ReplayBuffer:
     def truncate(self, cut: np.ndarray, newest_frames: np.ndarray) -> None:
         """Where `cut`, (N,) bool, store the final frame of an episode, from which its last transition bootstraps. The
         next frame appended there must begin an episode."""
-        self.append(np.flatnonzero(cut), newest_frames[cut], done=np.zeros(cut.sum(), bool), actions=0)
+        self.append(np.flatnonzero(cut), newest_frames[cut], first=np.zeros(cut.sum(), bool), actions=0)
 
     def valid(self, slots: np.ndarray) -> np.ndarray:
         """Which slots may be sampled, bool: the successor is terminal, or follows in the next slot as a frame of the
         same episode, and no frame of the history has been overwritten."""
-        rows, envs = np.divmod(slots, self.num_envs)
-        written = self.written[envs]
+        rows, columns = np.divmod(slots, self.num_envs)
+        written = self.written[columns]
         age = (written - 1 - rows) % self.length  # rows written in this column since then; 0 is the newest
         next_slots = (slots + self.num_envs) % self.size
         has_successor = (age > 0) & (self.history[next_slots] > 0)  # the first frame of an episode has history 0
         has_history = age + self.history[slots] < self.length
-        return (age < written) & (self.terminated[slots] | has_successor) & has_history
+        was_written = age < written
+        return was_written & has_history & (self.terminated[slots] | has_successor)
 
     def sample(self, batch_size: int, rng: np.random.Generator, device: torch.device) -> Batch:
         """Draw transitions uniformly, with replacement, onto `device`; observations are (B, 4, 84, 84) uint8."""
@@ -619,7 +620,7 @@ class ReplayBuffer:
         return min(int(self.written.max()), self.length) * self.num_envs
 
     def views(self, count: int) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds of the first `count` slots, sharing their memory."""
+        """What a checkpoint holds of the first `count` slots, sharing their memory: every array of `__init__`."""
         arrays = {"frames": self.frames[:count], "written": torch.from_numpy(self.written)}
         for name in ("actions", "rewards", "terminated", "history"):
             arrays[name] = torch.from_numpy(getattr(self, name)[:count])
@@ -708,7 +709,9 @@ def free_memory(device: torch.device) -> int:
     free = psutil.virtual_memory().available
     if (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:  # ulimit -v
         free = min(free, address_space - psutil.Process().memory_info().vms)
-    groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    processes = Path("/proc/self/cgroup")
+    lines = processes.read_text().splitlines() if processes.exists() else []
+    groups = dict(line.split(":", 2)[1:] for line in lines)
     for controllers, mount, limit, usage, cache in (
         ("", "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
         ("memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -735,9 +738,9 @@ def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = Non
     """`function` of tensors as a CUDA graph: the GPU then repeats its kernels without Python.
 
     Three ordinary calls on a side stream come first, in which PyTorch allocates what it needs; the fourth is captured.
-    From then on shapes, branches taken and Python numbers (gamma, k, the learning rate) are frozen, parameters must be
-    changed in place, and every call overwrites the outputs of the one before. Raises RuntimeError if a number of
-    `optimizer` or the shape or dtype of an input changes, or if `function` cannot be captured.
+    From then on shapes, branches taken and Python numbers (gamma, k) are frozen, parameters must be changed in place,
+    and every call overwrites the outputs of the one before. Raises RuntimeError if a number of `optimizer`, such as the
+    learning rate, or the shape or dtype of an input changes, or if `function` cannot be captured.
     """
     stream = torch.cuda.Stream()
     graph = torch.cuda.CUDAGraph()
@@ -890,7 +893,9 @@ def open_run(args: Args) -> tuple[Path, TextIO]:
             print(f"--resume: {folder} has finished, nothing is left to do")
             raise SystemExit
         return folder, lock
-    run_dir = Path(args.runs_dir) / f"{name}{int(time.time())}"
+    started = int(time.time())
+    while (run_dir := Path(args.runs_dir) / f"{name}{started}").is_dir():  # of another run of this second
+        started += 1
     run_dir.mkdir(parents=True)
     return run_dir, lock_run(run_dir)
 
@@ -898,10 +903,11 @@ def open_run(args: Args) -> tuple[Path, TextIO]:
 def start_config(run_dir: Path, args: Args, step: int, **facts) -> dict:
     """What `config.json` holds: the arguments, the script, and for every start, at agent step `step`, what else the run
     depends on. Prints what has changed since the start before."""
-    git = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    describe = "git -c safe.directory='*' describe --always --dirty --abbrev=40 --exclude='*'"
+    git = subprocess.run(describe, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
     packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "ale-py", "gymnasium")}
-    start = {"step": step, "git_commit": commit or None, "packages": {"python": sys.version} | packages} | facts
+    commit = git.stdout.strip() or None
+    start = {"step": step, "git_commit": commit, "packages": {"python": sys.version} | packages} | facts
     config = {"args": vars(args), "script": os.path.relpath(__file__, run_dir), "finished": False, "starts": []}
     if step > 0:
         config = json.loads((run_dir / "config.json").read_text())
@@ -948,7 +954,7 @@ def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> d
         for name, component in components.items():
             state = checkpoint["components"][name]
             if isinstance(component, torch.optim.Optimizer):
-                state = copy.deepcopy(state)  # which it would go on using, though it is mapped from the file
+                state = copy.deepcopy(state)  # it keeps these tensors, which must not stay mapped to the file
                 for group, own in zip(state["param_groups"], component.param_groups, strict=True):
                     group["capturable"] = own.get("capturable")  # the device's: a run may go on on another one
             component.load_state_dict(state)
@@ -958,7 +964,7 @@ def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> d
             torch.cuda.set_rng_state(checkpoint["cuda_rng"])
         print(f"--resume: {path} goes on from step {checkpoint['counters']['global_step']:,}")
     except Exception as error:  # zipfile, torch and a network of other sizes raise whatever they like
-        fail(f"--resume: {path} is damaged or of another script ({error!r}); delete it, or start without --resume")
+        fail(f"--resume: {path} is damaged or of another script ({error!r}); start a new run without --resume")
     return checkpoint["counters"]
 
 
@@ -976,7 +982,7 @@ if __name__ == "__main__":
         sys.stdout.reconfigure(line_buffering=True)
     print("device:", device_name)
     if device.type == "cuda":
-        torch.set_num_threads(1)  # others would only copy, and then spin for more work on the emulators' cores
+        torch.set_num_threads(1)  # more would take the emulators' cores
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):  # glibc is to keep what is freed: to fault it in anew takes a fifth of an update
         libc.mallopt(-1, 2**30)  # M_TRIM_THRESHOLD
@@ -991,8 +997,9 @@ if __name__ == "__main__":
     try:
         envs = make_envs(args, args.num_envs)
         args.env_id = envs.env_id
-        if isinstance(args.mean_scaling_coefficient, str):  # n, 2n or 4n
-            args.mean_scaling_coefficient = float(args.mean_scaling_coefficient[:-1] or 1) * envs.num_actions
+        if isinstance(args.mean_scaling_coefficient, str):
+            multiple = {"n": 1.0, "2n": 2.0, "4n": 4.0}[args.mean_scaling_coefficient]
+            args.mean_scaling_coefficient = multiple * envs.num_actions
         run_dir, lock = open_run(args)
         check_memory(args, envs, device)
         buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
@@ -1019,7 +1026,7 @@ if __name__ == "__main__":
         capturable=device.type == "cuda",
     )
 
-    def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:  # of tensors, as a graph wants
+    def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:  # a graph takes tensors
         return update(q_networks, target_network, optimizer, args, Batch(*batch))
 
     acting_values = partial(action_values, q_networks)
@@ -1030,7 +1037,8 @@ if __name__ == "__main__":
         acting_values = capture(acting_values)
         evaluation_values = capture(evaluation_values)
 
-    # RUN SETUP. A checkpoint holds `components` and `counters`: what a hack adds to the loop's state belongs there
+    # RUN SETUP. A checkpoint holds `components` and `counters`. What a hack adds to the loop's state belongs there; a
+    # counter is set here, read back below, and saved at the loop's end
     components = {"q_networks": q_networks, "target_network": target_network, "optimizer": optimizer, "buffer": buffer}
     counters = {"global_step": 0, "wall_time": 0.0, "losses": {}, "evaluations": [], "best": {"score_mean": -math.inf}}
     if (run_dir / "checkpoint.pt").exists():
@@ -1117,7 +1125,7 @@ if __name__ == "__main__":
                 table = csv.DictWriter(file, evaluations[0])
                 table.writeheader()
                 table.writerows(evaluations)
-            if args.save_best:
+            if args.save_best:  # written each time, since a killed run may have left the network of a later step
                 if metrics["score_mean"] > best["score_mean"]:
                     best = {"step": global_step, "score_mean": metrics["score_mean"]}
                     best["weights"] = {

@@ -63,8 +63,8 @@ class Args:
     exp_name: str = os.path.basename(__file__)[: -len(".py")]  # the name of this experiment
     seed: int = 1  # seed of the experiment
     torch_deterministic: bool = True  # if toggled, `torch.backends.cudnn.deterministic=True`
-    cuda: bool = True  # if toggled, train on the GPU when there is one
-    cuda_graphs: bool = True  # if toggled, `update` and `action_values` run as CUDA graphs, which is faster (GPU only)
+    cuda: bool = True  # train on the GPU when there is one
+    cuda_graphs: bool = True  # run `update` and `action_values` as CUDA graphs, which is faster (GPU only)
     track: bool = False  # if toggled, this experiment is tracked with Weights and Biases (`pip install wandb`)
     wandb_project_name: str = "mean-expansion"  # the wandb's project name
     wandb_entity: Optional[str] = None  # the entity (team) of wandb's project
@@ -174,7 +174,7 @@ def linear_schedule(start_e: float, end_e: float, duration: int, t: int) -> floa
 
 
 def due(step: int, num_envs: int, frequency: int) -> int:
-    """How many multiples of `frequency` are among the agent steps step - num_envs + 1, ..., step; none if it is 0."""
+    """How many multiples of `frequency` the last step of all environments reached or passed; none if it is 0."""
     if frequency == 0:
         return 0
     step_before = max(step - num_envs, 0)
@@ -260,7 +260,7 @@ class MinAtarEnvs:
     """
 
     def __init__(self, env_id: str, num_envs: int, max_steps: int = 27_000):
-        if "MinAtar/Breakout-v1" not in gymnasium.registry:
+        if "MinAtar/Breakout-v1" not in gymnasium.registry:  # to register them twice prints warnings
             minatar.gym.register_envs()
         name = env_id.removeprefix("MinAtar/")
         spec = gymnasium.spec(f"MinAtar/{name}" if "-v" in name else f"MinAtar/{name}-v1")
@@ -367,7 +367,7 @@ class ReplayBuffer:
         terminated: np.ndarray,
     ) -> None:
         """Store N transitions: observations and their successors, (N, 10, 10, C) bool, the actions, rewards and whether
-        the successor is terminal, (N,). The successor of a truncated transition is not."""
+        the successor is terminal, (N,). Truncation is no termination."""
         slots = (self.written + np.arange(len(actions))) % self.size
         pairs = np.stack((obs, final_obs), axis=1)
         self.frames.index_copy_(0, to_device(slots, self.device), to_device(pairs, self.device))
@@ -395,7 +395,7 @@ class ReplayBuffer:
         return min(self.written, self.size)
 
     def views(self, count: int) -> dict[str, torch.Tensor]:
-        """What a checkpoint holds of the first `count` transitions, sharing their memory."""
+        """What a checkpoint holds of the first `count` transitions, sharing their memory: every array of `__init__`."""
         arrays = {"frames": self.frames[:count]}
         for name in ("actions", "rewards", "terminated"):
             arrays[name] = torch.from_numpy(getattr(self, name)[:count])
@@ -488,7 +488,9 @@ def free_memory(device: torch.device) -> int:
     free = psutil.virtual_memory().available
     if (address_space := resource.getrlimit(resource.RLIMIT_AS)[0]) != resource.RLIM_INFINITY:  # ulimit -v
         free = min(free, address_space - psutil.Process().memory_info().vms)
-    groups = dict(line.split(":", 2)[1:] for line in Path("/proc/self/cgroup").read_text().splitlines())
+    processes = Path("/proc/self/cgroup")
+    lines = processes.read_text().splitlines() if processes.exists() else []
+    groups = dict(line.split(":", 2)[1:] for line in lines)
     for controllers, mount, limit, usage, cache in (
         ("", "/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
         ("memory", "/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
@@ -515,9 +517,9 @@ def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = Non
     """`function` of tensors as a CUDA graph: the GPU then repeats its kernels without Python.
 
     Three ordinary calls on a side stream come first, in which PyTorch allocates what it needs; the fourth is captured.
-    From then on shapes, branches taken and Python numbers (gamma, k, the learning rate) are frozen, parameters must be
-    changed in place, and every call overwrites the outputs of the one before. Raises RuntimeError if a number of
-    `optimizer` or the shape or dtype of an input changes, or if `function` cannot be captured.
+    From then on shapes, branches taken and Python numbers (gamma, k) are frozen, parameters must be changed in place,
+    and every call overwrites the outputs of the one before. Raises RuntimeError if a number of `optimizer`, such as the
+    learning rate, or the shape or dtype of an input changes, or if `function` cannot be captured.
     """
     stream = torch.cuda.Stream()
     graph = torch.cuda.CUDAGraph()
@@ -636,7 +638,9 @@ def open_run(args: Args) -> tuple[Path, TextIO]:
             print(f"--resume: {folder} has finished, nothing is left to do")
             raise SystemExit
         return folder, lock
-    run_dir = Path(args.runs_dir) / f"{name}{int(time.time())}"
+    started = int(time.time())
+    while (run_dir := Path(args.runs_dir) / f"{name}{started}").is_dir():  # of another run of this second
+        started += 1
     run_dir.mkdir(parents=True)
     return run_dir, lock_run(run_dir)
 
@@ -644,10 +648,11 @@ def open_run(args: Args) -> tuple[Path, TextIO]:
 def start_config(run_dir: Path, args: Args, step: int, **facts) -> dict:
     """What `config.json` holds: the arguments, the script, and for every start, at agent step `step`, what else the run
     depends on. Prints what has changed since the start before."""
-    git = ["git", "-c", "safe.directory=*", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
-    commit = subprocess.run(git, cwd=Path(__file__).parent, capture_output=True, text=True).stdout.strip()
+    describe = "git -c safe.directory='*' describe --always --dirty --abbrev=40 --exclude='*'"
+    git = subprocess.run(describe, shell=True, cwd=Path(__file__).parent, capture_output=True, text=True)
     packages = {name: importlib.metadata.version(name) for name in ("torch", "numpy", "MinAtar", "gymnasium")}
-    start = {"step": step, "git_commit": commit or None, "packages": {"python": sys.version} | packages} | facts
+    commit = git.stdout.strip() or None
+    start = {"step": step, "git_commit": commit, "packages": {"python": sys.version} | packages} | facts
     config = {"args": vars(args), "script": os.path.relpath(__file__, run_dir), "finished": False, "starts": []}
     if step > 0:
         config = json.loads((run_dir / "config.json").read_text())
@@ -694,7 +699,7 @@ def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> d
         for name, component in components.items():
             state = checkpoint["components"][name]
             if isinstance(component, torch.optim.Optimizer):
-                state = copy.deepcopy(state)  # which it would go on using, though it is mapped from the file
+                state = copy.deepcopy(state)  # it keeps these tensors, which must not stay mapped to the file
                 for group, own in zip(state["param_groups"], component.param_groups, strict=True):
                     group["capturable"] = own.get("capturable")  # the device's: a run may go on on another one
             component.load_state_dict(state)
@@ -704,7 +709,7 @@ def load_checkpoint(path: Path, components: dict, rng: np.random.Generator) -> d
             torch.cuda.set_rng_state(checkpoint["cuda_rng"])
         print(f"--resume: {path} goes on from step {checkpoint['counters']['global_step']:,}")
     except Exception as error:  # zipfile, torch and a network of other sizes raise whatever they like
-        fail(f"--resume: {path} is damaged or of another script ({error!r}); delete it, or start without --resume")
+        fail(f"--resume: {path} is damaged or of another script ({error!r}); start a new run without --resume")
     return checkpoint["counters"]
 
 
@@ -732,8 +737,9 @@ if __name__ == "__main__":
     try:
         envs = make_envs(args, args.num_envs)
         args.env_id = envs.env_id
-        if isinstance(args.mean_scaling_coefficient, str):  # n, 2n or 4n
-            args.mean_scaling_coefficient = float(args.mean_scaling_coefficient[:-1] or 1) * envs.num_actions
+        if isinstance(args.mean_scaling_coefficient, str):
+            multiple = {"n": 1.0, "2n": 2.0, "4n": 4.0}[args.mean_scaling_coefficient]
+            args.mean_scaling_coefficient = multiple * envs.num_actions
         run_dir, lock = open_run(args)
         buffer_device = device if args.buffer_device == "auto" else torch.device(args.buffer_device)
         buffer = ReplayBuffer(args.buffer_size, envs.obs_shape, buffer_device)
@@ -755,7 +761,7 @@ if __name__ == "__main__":
         capturable=device.type == "cuda",
     )
 
-    def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:  # of tensors, as a graph wants
+    def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:  # a graph takes tensors
         return update(q_network, target_network, optimizer, args, Batch(*batch))
 
     acting_values = partial(action_values, q_network)
@@ -766,7 +772,8 @@ if __name__ == "__main__":
         acting_values = capture(acting_values)
         evaluation_values = capture(evaluation_values)
 
-    # RUN SETUP. A checkpoint holds `components` and `counters`: what a hack adds to the loop's state belongs there
+    # RUN SETUP. A checkpoint holds `components` and `counters`. What a hack adds to the loop's state belongs there; a
+    # counter is set here, read back below, and saved at the loop's end
     components = {"q_network": q_network, "target_network": target_network, "optimizer": optimizer, "buffer": buffer}
     components["envs"] = envs
     counters = {"global_step": 0, "wall_time": 0.0, "losses": {}, "evaluations": [], "best": {"score_mean": -math.inf}}
@@ -844,7 +851,7 @@ if __name__ == "__main__":
                 table = csv.DictWriter(file, evaluations[0])
                 table.writeheader()
                 table.writerows(evaluations)
-            if args.save_best:
+            if args.save_best:  # written each time, since a killed run may have left the network of a later step
                 if metrics["score_mean"] > best["score_mean"]:
                     best = {"step": global_step, "score_mean": metrics["score_mean"]}
                     best["weights"] = {name: weight.cpu().clone() for name, weight in q_network.state_dict().items()}
