@@ -1,35 +1,14 @@
-"""What the tests share: the scripts as modules, and a way to run them as a user does."""
+"""Fixtures that several files use; what they share besides is in helpers.py."""
 
-import importlib.util
 import os
-import subprocess
-import sys
-from functools import partial
-from pathlib import Path
+from contextlib import contextmanager
 
-import copies
 import pytest
+import torch
+from helpers import ROOT, SCRIPTS, load, run, run_folders  # noqa: F401  (test_report.py and others take them here)
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on many threads
-
-ROOT = Path(__file__).resolve().parent.parent
-DQN, IQN = ["dqn_atari", "dqn_atari_mexp"], ["iqn_atari", "iqn_atari_mexp"]
-SCRIPTS = DQN + IQN
-GAMES_OF = {path.removesuffix(".py"): own[0] for path, own in copies.SCRIPTS.items() if own}
-TRAINED = list(GAMES_OF)  # every script that trains a network
-RELATED = [name for name in TRAINED if name.startswith("related/")]
-TINY = "--num-envs 1 --batch-size 8 --learning-starts 64 --buffer-size 400 --eval-frequency 0 --checkpoint-frequency 0"
-
-
-def load(name: str):
-    """The script as a module, by its path without `.py`; importing it must have no side effects."""
-    stem = Path(name).name
-    if stem not in sys.modules:
-        spec = importlib.util.spec_from_file_location(stem, ROOT / f"{name}.py")
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[stem] = module
-        spec.loader.exec_module(module)
-    return sys.modules[stem]
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on many threads; for processes too
+torch.set_num_threads(1)
 
 
 @pytest.fixture(params=SCRIPTS)
@@ -37,46 +16,79 @@ def script(request):
     return load(request.param)
 
 
-def make_network(script, num_actions: int, k: float = 2.0):
-    """The script's QNetwork; `k` goes only to those that have the layer."""
-    return script.QNetwork(num_actions, k) if hasattr(script, "MeanExpansion") else script.QNetwork(num_actions)
+class Stream:
+    def __init__(self, cuda, name):
+        self.cuda = cuda
+        self.name = name
+
+    def wait_stream(self, other):
+        self.cuda.events.append(f"{self.name} waits for {other.name}")
 
 
-def bind(script, network, target, optimizer, **flags):
-    """The script's `update` of a batch's five tensors, and its `action_values`, as the main block binds them."""
-    args = script.Args(**flags)
-
-    def learn(*batch):
-        return script.update(network, target, optimizer, args, script.Batch(*batch))
-
-    if script.__name__ in IQN:
-        return learn, partial(script.action_values, network, args.num_quantile_samples)
-    return learn, partial(script.action_values, network)
+class Graph:
+    def replay(self):
+        self.run()
 
 
-def accepted(name: str, flags: str) -> str:
-    """Those of the flags, each with a value, that the script has."""
-    words = flags.split()
-    pairs = zip(words[::2], words[1::2], strict=True)
-    known = vars(load(name).Args())
-    return " ".join(f"{flag} {value}" for flag, value in pairs if flag.removeprefix("--").replace("-", "_") in known)
+class Cuda:
+    """Stands for the GPU: runs at once what is launched, and records what is launched while a graph is captured."""
+
+    def __init__(self):
+        self.events = []
+        self.captures = 0
+        self.graph = None  # the graph that is being captured
+        self.main_stream = self.stream = Stream(self, "main")
+
+    @contextmanager
+    def use_stream(self, stream):
+        before, self.stream = self.stream, stream
+        try:
+            yield
+        finally:
+            self.stream = before
+
+    @contextmanager
+    def use_graph(self, graph):
+        before, self.stream = self.stream, Stream(self, "capture")
+        self.captures += 1
+        self.graph = graph
+        try:
+            yield
+        finally:
+            self.graph = None
+        self.stream = before  # only if all went well: so does PyTorch
+
+    def launched(self, function):
+        """`function` as the GPU sees it: while a graph is captured it is recorded, and its outputs are made but not
+        filled; replaying runs it on the inputs that it was captured with and fills those outputs."""
+        like = None
+
+        def launch(*inputs):
+            nonlocal like
+            if self.graph is None:
+                self.events.append(f"called on {self.stream.name}")
+                like = function(*inputs)
+                return like
+            outputs = tuple(torch.full_like(tensor, torch.nan) for tensor in like)
+
+            def replay():
+                self.events.append("replayed")
+                for output, result in zip(outputs, function(*inputs), strict=True):
+                    output.copy_(result)
+
+            self.graph.run = replay
+            return outputs
+
+        return launch
 
 
-def command(name: str, *flags: str, cuda: bool = False) -> list[str]:
-    """A script's command line; on the CPU, where runs repeat bit for bit, unless `cuda`."""
-    device = [] if cuda or name not in TRAINED else ["--no-cuda"]
-    return [sys.executable, str(ROOT / f"{name}.py"), *" ".join(flags).split(), *device]
-
-
-def run(name: str, *flags: str, cwd, check: bool = True, cuda: bool = False, **kwargs) -> subprocess.CompletedProcess:
-    """Run a script in `cwd` until it ends; flags are split at spaces."""
-    result = subprocess.run(
-        command(name, *flags, cuda=cuda), cwd=cwd, capture_output=True, text=True, timeout=240, **kwargs
-    )
-    assert not check or result.returncode == 0, result.stderr[-3000:]
-    return result
-
-
-def run_folders(cwd) -> list[Path]:
-    """The folders of all runs below `cwd`, oldest first."""
-    return sorted((path.parent for path in Path(cwd).rglob("config.json")), key=lambda path: path.name)
+@pytest.fixture
+def cuda(monkeypatch):
+    """A stand-in for the GPU, with which `capture` runs on a CPU."""
+    cuda = Cuda()
+    monkeypatch.setattr(torch.cuda, "Stream", lambda: Stream(cuda, "side"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: cuda.stream)
+    monkeypatch.setattr(torch.cuda, "stream", cuda.use_stream)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Graph)
+    monkeypatch.setattr(torch.cuda, "graph", cuda.use_graph)
+    return cuda

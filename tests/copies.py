@@ -35,24 +35,26 @@ SCRIPTS = {
     "related/softq_minatar.py": ("MinAtar", "Soft DQN"),
     "related/softq_online_atari.py": ("Atari", "Online soft DQN"),
     "related/softq_online_minatar.py": ("MinAtar", "Online soft DQN"),
+    "play.py": None,
     "report.py": None,
     "tabular_mexp.py": None,
 }
 
 # Not shared: every script has its own
-OWN = {"Args", "QNetwork"}
+OWN = {"Args", "QNetwork", "make_network"}
 
 # Shared only by the scripts of the same games
 OF_THE_GAMES = {
     "AtariEnvs",
     "MinAtarEnvs",
     "GymEnvs",
+    "make_envs",
     "clip_rewards",
     "ReplayBuffer",
     "RolloutBuffer",
     "evaluate",
-    "check_rendering",
-    "record_video",
+    "check_memory",
+    "start_config",
 }
 
 # Shared only by the scripts of the same agent
@@ -76,7 +78,7 @@ OF_THE_AGENT = {
     "QNetworks",
     "check_stack",
     "check_shift",
-    "check_memory",
+    "check_agent",
     "num_pruned",
     "next_sparsities",
     "polyprune_sparsity",
@@ -90,14 +92,13 @@ OF_THE_AGENT = {
 OF_THE_FAMILY = {"action_values"}
 
 # Shared, and the same wherever it is; not every script has the layer or a replay
-NOT_IN_ALL = {"MeanExpansion", "Batch", "ReplayBuffer", "RolloutBuffer", "allocate"}
+NOT_IN_ALL = {"MeanExpansion", "Batch", "ReplayBuffer", "RolloutBuffer"}
 
 # Shared by all others, but these agents have their own, the same in their scripts (of the same games)
 OWN_OF_THE_AGENT = {
-    "iS-DQN": {"check_args"},  # --target-network
-    "Soft DQN": {"evaluate", "check_args"},  # columns of the policy
-    "Online soft DQN": {"evaluate", "check_args", "log_training"},  # acts by the policy and has no epsilon
-    "Eau De DQN": {"check_args", "action_values"},  # how many networks a method has; values of all of them
+    "Soft DQN": {"evaluate"},  # columns of the policy
+    "Online soft DQN": {"evaluate", "check_args"},  # acts by the policy and has no epsilon
+    "Eau De DQN": {"action_values", "check_memory"},  # of several networks
 }
 
 # What single scripts have of their own besides

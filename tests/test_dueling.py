@@ -1,24 +1,14 @@
 """`related/dueling_*.py`: network and update of Dueling DQN and RDQ against the formulas in float64."""
 
-import copy
-import re
-
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import TINY, load, run_folders
-from test_bad_input import refused
-from test_minatar import SHORT, make_batch
-from test_resume import run_here
-from test_update import batch_with_all_kinds
+from helpers import TINY, batch_of, doubles, features_by_hand, games_of, load, make_network, run_folders, run_here
+from helpers import networks as networks_of
 
 ATARI, MINATAR = "related/dueling_atari", "related/dueling_minatar"
-ONE_EVALUATION = {  # of random actions, which do not depend on the values
-    ATARI: "--env-id ALE/Breakout-v5 --eval-steps 1 --eval-envs 1 --eval-epsilon 1",
-    MINATAR: f"{SHORT} --env-id Breakout",
-}
 GAMMA, LR, ADAM_EPS = 0.99, 1e-3, 1.5e-4
 BETA = 0.5  # with the paper's 0.001 the L2 term would hide in the tolerances
 
@@ -28,53 +18,24 @@ def script(request):
     return load(request.param)
 
 
-def on_atari(script):
-    return hasattr(script, "AtariEnvs")
-
-
-def make_network(script, rdq, num_actions=6):
-    if on_atari(script):
-        return script.QNetwork(num_actions, rdq)
-    return script.QNetwork(4, num_actions, rdq)
-
-
 def networks(script, rdq):
     """A network, with biases that are not 0 either, and a target network that differs from it."""
-    torch.manual_seed(1)
-    network = make_network(script, rdq)
-    for stream in (network.value, network.advantage):
-        for layer in (stream[0], stream[2]):
-            nn.init.normal_(layer.bias, std=0.3)
-    target = copy.deepcopy(network)
-    for parameter in target.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter) / parameter[0].numel() ** 0.5
-    return network, target.requires_grad_(False)
+    network, target = networks_of(script, rdq=rdq)
+    for module in (network, target):
+        for stream in (module.value, module.advantage):
+            for layer in (stream[0], stream[2]):
+                nn.init.normal_(layer.bias, std=0.3)
+    return network, target
 
 
-def batch_of(script):
-    """Transitions of 6 actions, some of them terminal."""
-    if on_atari(script):
-        return batch_with_all_kinds(script)
-    return script.Batch(*make_batch())._replace(actions=torch.arange(16) % 6)
-
-
-def doubles(network):
+def with_gradients(network):
     """The weights by name in float64, which gather gradients of their own."""
-    return {name: value.double().clone().requires_grad_() for name, value in network.state_dict().items()}
+    return {name: value.requires_grad_() for name, value in doubles(network).items()}
 
 
 def streams_by_hand(script, weights, obs):
     """v, (B, 1), and a, (B, n), in float64 from the weights."""
-    x = obs.double()
-    strides = {"network.0": 1}
-    if on_atari(script):
-        x = x / 255
-        strides = {"network.0": 4, "network.2": 2, "network.4": 1}
-    else:
-        x = x.permute(0, 3, 1, 2)
-    for name, stride in strides.items():
-        x = F.relu(F.conv2d(x, weights[f"{name}.weight"], weights[f"{name}.bias"], stride=stride))
-    x = x.flatten(1)
+    x = features_by_hand(script, weights, obs).flatten(1)
     results = []
     for name in ("value", "advantage"):
         hidden = F.relu(F.linear(x, weights[f"{name}.0.weight"], weights[f"{name}.0.bias"]))
@@ -96,9 +57,9 @@ def values_by_hand(v, a, rdq):
 
 def test_architecture(script):
     """Two streams on the convolutions: as wide as the baseline's hidden layer each, and of 1 and n outputs."""
-    network = make_network(script, rdq=False, num_actions=7)
+    network = make_network(script, 7, rdq=False)
     convolutions, features, hidden = [(16, 4, 3, 3)], 1024, 128
-    if on_atari(script):
+    if games_of(script) == "Atari":
         convolutions, features, hidden = [(32, 4, 8, 8), (64, 32, 4, 4), (64, 64, 3, 3)], 3136, 512
     expected = {
         "network": convolutions,
@@ -111,7 +72,7 @@ def test_architecture(script):
         assert [tuple(layer.weight.shape) for layer in layers] == shapes
         parameters += sum(layer.weight.numel() + layer.bias.numel() for layer in layers)
     assert sum(parameter.numel() for parameter in network.parameters()) == parameters
-    rdq = make_network(script, rdq=True, num_actions=7)
+    rdq = make_network(script, 7, rdq=True)
     assert [p.shape for p in rdq.parameters()] == [p.shape for p in network.parameters()]
 
 
@@ -119,9 +80,9 @@ def test_architecture(script):
 def test_initialisation(script, rdq):
     """LeCun normal weights; biases 0.03 in the convolutions and 0 elsewhere."""
     torch.manual_seed(2)
-    network = make_network(script, rdq)
+    network = make_network(script, rdq=rdq)
     layers = [layer for layer in network.modules() if hasattr(layer, "weight")]
-    assert len(layers) == (7 if on_atari(script) else 5)
+    assert len(layers) == (7 if games_of(script) == "Atari" else 5)
     for layer in layers:
         spread = layer.weight.std().item() * layer.weight[0].numel() ** 0.5
         assert abs(spread - 1) < 5 / (2 * layer.weight.numel()) ** 0.5
@@ -180,8 +141,8 @@ def test_one_step_equals_the_formula(script, beta):
     network, target = networks(script, rdq=beta > 0)
     batch = batch_of(script)
     assert 0 < batch.terminated.sum() < 16
-    weights = doubles(network)
-    target_weights = {name: value.double() for name, value in target.state_dict().items()}
+    weights = with_gradients(network)
+    target_weights = doubles(target)
     loss, td_errors, taken = loss_by_hand(script, weights, target_weights, batch, beta)
     loss.backward()
 
@@ -205,49 +166,6 @@ def without_td_errors(batch, q):
     """The batch with rewards that are the values `q`, (B, n), of its actions, and no successors."""
     rewards = q.gather(1, batch.actions[:, None]).squeeze(1)
     return batch._replace(rewards=rewards, terminated=torch.ones_like(rewards))
-
-
-@pytest.mark.parametrize("beta", [0.001, BETA])
-def test_gradient_of_the_l2_term(script, beta):
-    """Where all TD errors are 0 only the L2 term moves the weights: the streams' last biases by -beta times the means
-    of v and of each a (first step of SGD). Dueling DQN has no such term, and stays."""
-    for rdq_beta in (0.0, beta):
-        network, target = networks(script, rdq=rdq_beta > 0)
-        batch = batch_of(script)
-        batch = without_td_errors(batch, script.action_values(network, batch.obs))
-        before = copy.deepcopy(network.state_dict())
-        weights = doubles(network)
-        v, a = streams_by_hand(script, weights, batch.obs)
-        term = rdq_beta * (v.square().sum() + a.square().sum()) / (2 * len(v))
-        term.backward()
-
-        optimizer = torch.optim.SGD(network.parameters(), lr=1.0)
-        loss, _, td_errors = script.update(network, target, optimizer, script.Args(rdq_beta=rdq_beta), batch)
-        assert torch.equal(td_errors, torch.zeros(16))
-        assert loss.item() == pytest.approx(term.item(), rel=1e-5)
-        scale = rdq_beta * max(1.0, a.abs().max().item())
-        for name, parameter in network.named_parameters():
-            torch.testing.assert_close(parameter.grad.double(), weights[name].grad, rtol=1e-3, atol=1e-5 * scale)
-        for stream, outputs in (("value", v), ("advantage", a)):
-            moved = network.state_dict()[f"{stream}.2.bias"] - before[f"{stream}.2.bias"]
-            expected = -rdq_beta * outputs.detach().mean(0)
-            torch.testing.assert_close(moved.double(), expected, rtol=1e-4, atol=1e-7)
-        if rdq_beta == 0:
-            assert all(torch.equal(value, before[name]) for name, value in network.state_dict().items())
-
-
-def test_gradient_on_the_streams(script):
-    """A TD error of one transition moves v, and a by 1 - 1/n and -1/n in Dueling DQN but only the taken one in RDQ."""
-    for rdq in (False, True):
-        network, _ = networks(script, rdq)
-        v = torch.zeros(1, 1, requires_grad=True)
-        a = torch.zeros(1, 6, requires_grad=True)
-        network.combine(v, a)[0, 2].backward()
-        shared = 0.0 if rdq else 1 / 6
-        expected = torch.full((6,), -shared)
-        expected[2] += 1
-        assert v.grad.item() == 1
-        torch.testing.assert_close(a.grad[0], expected)
 
 
 class HeldValues(nn.Module):
@@ -276,7 +194,7 @@ def test_proposition_1(script, num_actions):
     sum(q) / (n + 1), and a the z of the mean-expansion layer with k = n."""
     q = 3 * torch.randn(16, num_actions, generator=torch.manual_seed(3), dtype=torch.float64) + 2
     network = HeldValues(script, q)
-    batch = script.Batch(*make_batch())._replace(actions=torch.arange(16) % num_actions)
+    batch = batch_of(load(MINATAR), num_actions)
     batch = without_td_errors(batch, q)
     # The gradient in v is BETA / 16 * ((n + 1) v - sum(q)): each step halves the distance to where it is 0
     optimizer = torch.optim.SGD(network.parameters(), lr=0.5 * 16 / (BETA * (num_actions + 1)))
@@ -298,40 +216,20 @@ def test_proposition_1(script, num_actions):
 # THE FLAG
 
 
-@pytest.mark.parametrize("name", [ATARI, MINATAR])
-def test_the_flag_chooses_the_network(name, tmp_path):
-    """Of a network whose every v and a is 1, Dueling DQN's values are 1 and RDQ's 2."""
-    script = load(name)
-    assert script.Args().rdq_beta == 0, "Dueling DQN"
-    network = make_network(script, rdq=False, num_actions=3 if name == MINATAR else 18)
-    for parameter in network.parameters():
-        nn.init.zeros_(parameter)
-    nn.init.ones_(network.value[2].bias)
-    nn.init.ones_(network.advantage[2].bias)
-    torch.save(network.state_dict(), tmp_path / "ones.pt")
-    for flag, value in (("", 1), ("--rdq-beta 0", 1), ("--rdq-beta 0.001", 2)):
-        result = run_here(name, ONE_EVALUATION[name], f"--eval-only {tmp_path}/ones.pt", flag, cwd=tmp_path)
-        assert float(re.search(r"mean_q ([\d.e-]+)", result.stdout)[1]) == value
+def test_the_flag_chooses_the_network(script):
+    """Dueling DQN's by default, RDQ's with any weight of its L2 term."""
+    assert script.Args().rdq_beta == 0
+    for beta in (0.0, 0.001):
+        args = script.Args(rdq_beta=beta)
+        assert script.make_network(args, script.make_envs(args, 1)).rdq is (beta > 0)
 
 
-@pytest.mark.parametrize("name", [ATARI, MINATAR])
-def test_a_model_trained_with_another_beta(name, tmp_path):
-    """Both agents' networks have the same parameters, so the file alone does not tell; the run's config does."""
-    tiny = f"{TINY} {ONE_EVALUATION[name]}"
-    for beta, others in (("0.001", ("", "--rdq-beta 0.002")), ("0.0", ("--rdq-beta 0.001",))):
-        runs = tmp_path / beta
-        runs.mkdir()
-        run_here(name, tiny, f"--total-timesteps 8 --save-model --rdq-beta {beta}", cwd=runs)
-        (folder,) = run_folders(runs)
-        assert not (folder / "model_folded.pt").exists(), "there is no layer to fold"
-        for other in others:
-            line = refused(name, tiny, other, f"--eval-only {folder}/model.pt", cwd=runs)
-            assert f"trained with --rdq-beta {beta}; add that" in line
-        result = run_here(name, tiny, f"--rdq-beta {beta} --eval-only {folder}/model.pt", cwd=runs)
-        assert "step 0: " in result.stdout
-
-
-@pytest.mark.parametrize("flags", ["--rdq-beta -0.001", "--rdq-beta nan"])
-def test_bad_flags(flags, tmp_path):
-    assert f"{flags} must be at least 0" in refused(ATARI, TINY, flags, cwd=tmp_path)
-    assert f"{flags} must be at least 0" in refused(MINATAR, SHORT, flags, cwd=tmp_path)
+def test_a_run_on_atari(tmp_path):
+    """Three updates of a whole run change both streams."""
+    run_here(ATARI, TINY, "--env-id ALE/Pong-v5 --total-timesteps 73 --save-model --rdq-beta 0.001", cwd=tmp_path)
+    (folder,) = run_folders(tmp_path)
+    assert not (folder / "model_folded.pt").exists(), "there is no layer to fold"
+    torch.manual_seed(1)
+    made = load(ATARI).QNetwork(18, rdq=True).state_dict()
+    weights = torch.load(folder / "model.pt", weights_only=True)
+    assert list(weights) == list(made) and not any(torch.equal(weights[name], made[name]) for name in made)

@@ -1,11 +1,14 @@
 """The environment against gymnasium's wrappers, frame for frame, on the real emulator."""
 
+from unittest import mock
+
 import ale_py
 import gymnasium
 import numpy as np
 import pytest
-from conftest import load
+from ale_py.vector_env import AtariVectorEnv
 from gymnasium.wrappers import AtariPreprocessing, FrameStackObservation
+from helpers import load
 
 dqn = load("dqn_atari")
 gymnasium.register_envs(ale_py)
@@ -29,10 +32,20 @@ def reference(game: str, repeat_action_probability: float, seed: int):
     return FrameStackObservation(env, 4, padding_type="zero")
 
 
-def play_both(game, repeat_action_probability, episodes, limit, **kwargs):
+def make_envs(game: str, repeat_action_probability: float):
+    """The script's environment of one game, with other sticky actions."""
+
+    def vector_env(*args, **options):
+        return AtariVectorEnv(*args, **options | {"repeat_action_probability": repeat_action_probability})
+
+    with mock.patch.object(dqn, "AtariVectorEnv", vector_env):
+        return dqn.AtariEnvs(f"ALE/{game}-v5", 1)
+
+
+def play_both(game, repeat_action_probability, episodes, limit):
     """Play the same random actions on both and compare every step; returns the episodes' scores."""
     seed = 7
-    envs = dqn.AtariEnvs(f"ALE/{game}-v5", 1, repeat_action_probability=repeat_action_probability, **kwargs)
+    envs = make_envs(game, repeat_action_probability)
     ref = reference(game, repeat_action_probability, seed)
     rng = np.random.default_rng(3)
     obs, (ref_obs, _) = envs.reset(np.array([seed])), ref.reset()
@@ -72,17 +85,15 @@ def step(envs, actions):
 
 
 def test_sticky_actions_are_the_default():
-    """Without the argument the games go as with 0.25, and not as with 0."""
     actions = np.random.default_rng(0).integers(18, size=(150, 1))
 
-    def play(**kwargs):
-        envs = dqn.AtariEnvs("ALE/Breakout-v5", 1, **kwargs)
+    def play(envs):
         envs.reset(np.array([3]))
         return np.concatenate([step(envs, a)[0] for a in actions])
 
-    default = play()
-    assert np.array_equal(default, play(repeat_action_probability=0.25))
-    assert not np.array_equal(default, play(repeat_action_probability=0.0))
+    default = play(dqn.AtariEnvs("ALE/Breakout-v5", 1))
+    assert np.array_equal(default, play(make_envs("Breakout", 0.25)))
+    assert not np.array_equal(default, play(make_envs("Breakout", 0.0)))
 
 
 def test_truncation_gives_the_true_successor_observation():
@@ -163,34 +174,21 @@ def test_same_seed_same_game_whatever_came_before():
         assert np.array_equal(step(envs, a)[0], expected) and np.array_equal(step(other, a)[0], expected)
 
 
-@pytest.mark.parametrize("env_id", ["ALE/SpaceInvaders-v5", "SpaceInvaders-v5", "SpaceInvadersNoFrameskip-v4"])
+@pytest.mark.parametrize(
+    "env_id", ["ALE/SpaceInvaders-v5", "SpaceInvaders-v5", "SpaceInvadersNoFrameskip-v4", "SpaceInvaders"]
+)
 def test_names_of_one_rom(env_id):
     envs = dqn.AtariEnvs(env_id, 1)
     expected = dqn.AtariEnvs("ALE/SpaceInvaders-v5", 1)
+    assert envs.env_id == expected.env_id == "ALE/SpaceInvaders-v5"
     assert np.array_equal(envs.reset(np.array([1])), expected.reset(np.array([1])))
     assert np.array_equal(step(envs, [3])[0], step(expected, [3])[0])
 
 
-@pytest.mark.parametrize(
-    "env_id,suggestion",
-    [
-        ("ALE/Breakot-v5", "ALE/Breakout-v5"),
-        ("breakout", "ALE/Breakout-v5"),
-        ("Breakout-v4", "ALE/Breakout-v5"),
-        ("ALE/BreakoutNoFrameskip-v4", "ALE/Breakout-v5"),
-        ("CartPole-v1", "ALE/"),
-        ("", "ALE/"),
-    ],
-)
-def test_unknown_env_id(env_id, suggestion):
-    with pytest.raises(ValueError, match=suggestion):
+@pytest.mark.parametrize("env_id", ["ALE/Breakot-v5", "breakout", "ALE/BreakoutNoFrameskip-v4-v0", "CartPole-v1", ""])
+def test_unknown_env_id(env_id):
+    with pytest.raises(gymnasium.error.Error):
         dqn.AtariEnvs(env_id, 1)
-
-
-def test_missing_rom(monkeypatch):
-    monkeypatch.setattr(ale_py.roms, "get_rom_path", lambda rom: None)
-    with pytest.raises(ValueError, match="pong.bin"):
-        dqn.AtariEnvs("ALE/Pong-v5", 1)
 
 
 @pytest.mark.parametrize("full_action_space,actions", [(True, [0, 18]), (True, [-1, 3]), (False, [4, 0])])

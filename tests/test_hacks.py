@@ -1,26 +1,34 @@
 """The four hacks of docs/hacking.md: each patch applies, is short, survives a kill, and computes what it claims."""
 
 import copy
-import importlib.util
 import os
-import signal
+import re
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import ROOT, load, run_folders
+from helpers import (
+    CPU,
+    ROOT,
+    Chosen,
+    assert_same_run,
+    load,
+    make_network,
+    run_folders,
+    run_here,
+    stopped_and_resumed,
+)
 
-CPU = torch.device("cpu")
+PAGE = (ROOT / "docs" / "hacking.md").read_text()
 MOST_LINES = {"double_dqn": 6, "n_step": 40, "impala": 40, "prioritised_replay": 80}
 FLAGS = (
-    "--env-id ALE/Pong-v5 --no-cuda --total-timesteps 600 --learning-starts 100 --batch-size 8 --buffer-size 400 "
-    "--exploration-steps 500 --train-frequency 4 --target-network-frequency 150 --checkpoint-frequency 200 "
-    "--eval-frequency 0 --save-model"
+    "--env-id ALE/Pong-v5 --no-cuda --total-timesteps 310 --learning-starts 100 --batch-size 4 --buffer-size 200 "
+    "--exploration-steps 500 --train-frequency 8 --target-network-frequency 150 --checkpoint-frequency 200 "
+    "--eval-frequency 250 --eval-steps 1 --eval-envs 1 --eval-epsilon 1 --save-model"
 )
 
 
@@ -47,15 +55,7 @@ def hacked(tmp_path_factory):
 @pytest.fixture(scope="module")
 def module(hacked):
     """`module(name)` is the patched script as a module."""
-
-    def loaded(name):
-        if f"hacked_{name}" not in sys.modules:
-            spec = importlib.util.spec_from_file_location(f"hacked_{name}", hacked(name))
-            sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(sys.modules[spec.name])
-        return sys.modules[f"hacked_{name}"]
-
-    return loaded
+    return lambda name: load(str(hacked(name).with_suffix("")))
 
 
 # EVERY PATCH
@@ -63,16 +63,15 @@ def module(hacked):
 
 def test_no_patch_is_forgotten():
     assert {path.stem for path in (ROOT / "docs" / "hacks").glob("*.patch")} == set(MOST_LINES)
-    page = (ROOT / "docs" / "hacking.md").read_text()
-    for name in MOST_LINES:
-        assert f"hacks/{name}.patch" in page
 
 
 @pytest.mark.parametrize("name", MOST_LINES)
 def test_applies_and_is_short(name, hacked):
+    """The page says how many lines change."""
     diff = subprocess.run(["diff", ROOT / "dqn_atari_mexp.py", hacked(name)], capture_output=True, text=True)
     changed = [line for line in diff.stdout.splitlines() if line[0] in "<>"]
     assert 0 < len(changed) <= MOST_LINES[name]
+    assert f"| [{name}](hacks/{name}.patch) | {len(changed)} |" in PAGE
 
 
 def test_the_patched_files_are_clean(hacked):
@@ -83,85 +82,79 @@ def test_the_patched_files_are_clean(hacked):
         assert ruff.returncode == 0, ruff.stdout + ruff.stderr
 
 
+def patched_with(script, name, new):
+    """Whether the page's `patch -o NEW OLD PATCH` fits; `new` is the file that it makes."""
+    command = ["patch", "-o", new, "-r", "-", script, f"docs/hacks/{name}.patch"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 0
+
+
 def test_the_documented_command_makes_the_same_file(hacked, tmp_path):
-    """`patch -o NEW OLD PATCH`, which leaves the script as it is."""
     for name in MOST_LINES:
-        new = tmp_path / f"{name}.py"
-        subprocess.run(["patch", "-o", new, "dqn_atari_mexp.py", f"docs/hacks/{name}.patch"], cwd=ROOT, check=True)
-        assert new.read_bytes() == hacked(name).read_bytes()
+        assert patched_with("dqn_atari_mexp.py", name, tmp_path / name)
+        assert (tmp_path / name).read_bytes() == hacked(name).read_bytes()
 
 
-def test_pairs_that_fit(hacked, tmp_path):
-    """The page says which patches go on top of one another: all pairs but those with n-step returns and two others."""
-    for first, second in (
-        ("double_dqn", "impala"),
-        ("double_dqn", "prioritised_replay"),
-        ("n_step", "impala"),
-        ("impala", "prioritised_replay"),
-    ):
-        script = tmp_path / f"{first}_{second}.py"
-        script.write_bytes(hacked(first).read_bytes())
-        patch = ROOT / "docs" / "hacks" / f"{second}.patch"
-        applied = subprocess.run(["patch", script, patch], cwd=tmp_path, capture_output=True, text=True)
-        assert applied.returncode == 0, applied.stdout
-        compile(script.read_text(), script, "exec")
+def test_which_fit_on_top_of_one_another(hacked, tmp_path):
+    """The page says: all pairs but those of n-step returns with two others."""
+    for i, first in enumerate(MOST_LINES):
+        for second in list(MOST_LINES)[i + 1 :]:
+            fits = "n_step" not in (first, second) or "impala" in (first, second)
+            assert patched_with(hacked(first), second, tmp_path / "both.py") == fits, (first, second)
+            if fits:
+                compile((tmp_path / "both.py").read_text(), "both.py", "exec")
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "script,fitting",
     [
-        ("nature_dqn_atari", {"double_dqn", "impala", "n_step"}),
-        ("softq_atari", {"impala", "prioritised_replay"}),
-        ("dueling_atari", {"double_dqn"}),
-        ("eaudeqn_atari", {"double_dqn"}),  # whose lines fit, though the names in them do not
-        ("isdqn_atari", set()),
+        ("dqn_atari", {"double_dqn", "n_step", "prioritised_replay"}),
+        ("minatar_mexp", {"double_dqn"}),
+        ("lunarlander_mexp", {"double_dqn"}),
+        ("related/dueling_atari", {"double_dqn"}),
+        ("related/dueling_minatar", {"double_dqn"}),
+        ("related/nature_dqn_atari", {"double_dqn", "impala", "n_step"}),
+        ("related/softq_atari", {"impala", "prioritised_replay"}),
     ],
 )
-def test_which_fit_related_scripts(script, fitting, tmp_path):
+def test_which_fit_other_scripts(script, fitting, tmp_path):
     """As the page says."""
-    applied = set()
-    for name in MOST_LINES:
-        command = ["patch", "-o", tmp_path / name, "-r", "-", ROOT / "related" / f"{script}.py"]
-        result = subprocess.run(
-            [*command, ROOT / "docs" / "hacks" / f"{name}.patch"], cwd=tmp_path, capture_output=True
-        )
-        if result.returncode == 0:
-            applied.add(name)
-    assert applied == fitting
+    assert {name for name in MOST_LINES if patched_with(f"{script}.py", name, tmp_path / "new")} == fitting
+    assert script.replace("dueling_atari", "dueling_*").replace("dueling_minatar", "dueling_*") + ".py" in PAGE
 
 
-@pytest.mark.parametrize("name", MOST_LINES)
-def test_killed_and_resumed(name, hacked, tmp_path):
-    """600 steps of the emulator: a run that was killed after a checkpoint ends with the same weights."""
-    whole = tmp_path / "whole"
-    killed = tmp_path / "killed"
-    whole.mkdir()
-    killed.mkdir()
-    command = [sys.executable, str(hacked(name)), *FLAGS.split()]
-    subprocess.run(command, cwd=whole, check=True, capture_output=True, timeout=300)
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("double_dqn", "impala")]  # they leave the loop alone
 
-    process = subprocess.Popen(command, cwd=killed, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 300
-    while not list(killed.rglob("checkpoint.pt")):
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, "it had ended before it was killed"
-    (folder,) = run_folders(killed)
-    assert folder.name.startswith(f"Pong-v5__{name}__1__"), "a copy under another name is another experiment"
-    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
+
+@pytest.mark.parametrize("name", ["n_step", "prioritised_replay", *SLOW])
+def test_stopped_and_resumed(name, hacked, tmp_path):
+    """A run of the emulator that was stopped after a checkpoint ends with the same weights."""
+    whole, resumed = stopped_and_resumed(str(hacked(name).with_suffix("")), FLAGS, tmp_path, stop_at=270)
+    assert_same_run(whole, resumed)
+    assert resumed.name.startswith(f"Pong-v5__{name}__1__"), "a copy under another name is another experiment"
     if name == "prioritised_replay":
-        assert len(checkpoint["stateful"]["buffer"]["priorities"].unique()) > 20, "priorities of TD errors"
+        (stopped,) = run_folders(tmp_path / "stopped")
+        buffer = torch.load(stopped / "checkpoint.pt", weights_only=True)["components"]["buffer"]
+        assert len(buffer["priorities"].unique()) > 20, "priorities of TD errors"
 
-    resumed = subprocess.run(
-        [*command, "--resume"], cwd=killed, check=True, capture_output=True, text=True, timeout=300
+
+def test_the_first_command(tmp_path):
+    """The first block of the page, as a user types it: a fork that trains, saves its network, and is played."""
+    for name in ("minatar_mexp.py", "play.py"):
+        (tmp_path / name).symlink_to(ROOT / name)
+    block = re.search(r"```bash\n(.+?)```", PAGE, re.DOTALL)[1]
+    assert block.startswith("cp minatar_mexp.py my_dqn.py\n") and block.endswith("diff minatar_mexp.py my_dqn.py\n")
+    where = {"TMPDIR": str(tmp_path)}  # of `mktemp`
+    trained = subprocess.run(
+        ["bash", "-ec", block], cwd=tmp_path, env=os.environ | where, capture_output=True, text=True, timeout=600
     )
-    assert f"goes on from step {checkpoint['counters']['global_step']}" in resumed.stdout
-    (other,) = run_folders(whole)
-    weights = torch.load(folder / "model.pt", weights_only=True)
-    for key, value in torch.load(other / "model.pt", weights_only=True).items():
-        assert torch.equal(value, weights[key]), key
+    assert trained.returncode == 0, trained.stderr
+    assert not (tmp_path / "runs").exists()
+    (folder,) = run_folders(tmp_path)
+    assert folder.name.startswith("Breakout-v1__my_dqn__1__") and len(list(folder.glob("eval.csv"))) == 1
+    last = trained.stdout.splitlines()[-1]
+    assert last.endswith(f"to watch: python play.py {folder} --video")
+    play = run_here("play", f"{folder} --episodes 2", cwd=tmp_path)
+    assert play.stdout.startswith("episodes 2\n")
 
 
 # WHAT THE TESTS BELOW SHARE
@@ -186,7 +179,7 @@ def step_by_hand(script, args, batch, targets, network, target):
 def two_networks(script):
     """An online and a target network that disagree on the best actions."""
     torch.manual_seed(1)
-    return script.QNetwork(6, 2.0), script.QNetwork(6, 2.0).requires_grad_(False)
+    return make_network(script), make_network(script).requires_grad_(False)
 
 
 def random_batch(script, **fields):
@@ -277,16 +270,6 @@ def slot_numbers(buffer):
     return numbers(buffer.frames[: buffer.size])
 
 
-class Chosen:
-    """Stands for the generator of a uniform buffer: draws the given slots."""
-
-    def __init__(self, slots):
-        self.slots = slots
-
-    def integers(self, high, size):
-        return self.slots.copy()
-
-
 KINDS = [
     dict(p_terminated=0.05, p_truncated=0, p_cut=0),
     dict(p_terminated=0.0, p_truncated=0, p_cut=0),  # one endless episode
@@ -335,7 +318,7 @@ def test_n_step_against_lists(kinds, num_envs, n_step, module):
         episodes.act()
         if t > 3 and t % 4 == 0:
             slots = np.flatnonzero(buffer.valid(np.arange(buffer.size)))
-            batch = buffer.sample(len(slots), Chosen(slots), CPU, args)
+            batch = buffer.sample(len(slots), Chosen(slots.copy()), CPU, args)
             for b, (stack, successor) in enumerate(zip(numbers(batch.obs), numbers(batch.next_obs), strict=True)):
                 episode, start = episodes.place[stack[-1]]
                 returned = 0.0
@@ -375,7 +358,7 @@ def test_one_step_is_the_script(module):
         for _ in range(60):
             episodes.act()
             episodes.answer()
-        last = [script.Args(n_step=1)] if len(batches) else []
+        last = [script.Args(n_step=1)] if batches else []
         batches.append(buffer.sample(64, np.random.default_rng(5), CPU, *last))
     for field in original.Batch._fields:
         assert torch.equal(getattr(batches[0], field), getattr(batches[1], field)), field
@@ -449,70 +432,6 @@ def test_impala_initialisation(module):
         scaled = layer.weight.detach() * layer.weight[0].numel() ** 0.5
         assert abs(scaled.std() - 1) < 5 / (2 * scaled.numel()) ** 0.5
         assert (layer.bias == (0 if layer is network.output else 0.1)).all()
-
-
-def test_impala_learns_and_is_captured(module, monkeypatch):
-    """Six updates through `capture`, of which a stand-in for the graph repeats three, equal six plain ones."""
-    script = module("impala")
-    recorded = []
-    capturing = []
-
-    class Graph:
-        """A CUDA graph's stand-in: what was called while capturing is called again."""
-
-        def replay(self):
-            recorded[0]()
-
-    class Context:
-        def __init__(self, thing):
-            self.thing = thing
-
-        def __enter__(self):
-            if isinstance(self.thing, Graph):
-                capturing.append(True)
-
-        def __exit__(self, *error):
-            capturing.clear()
-
-    class Stream:
-        def wait_stream(self, other):
-            pass
-
-    for name, stand_in in (("CUDAGraph", Graph), ("graph", Context), ("Stream", Stream), ("stream", Context)):
-        monkeypatch.setattr(torch.cuda, name, stand_in)
-    monkeypatch.setattr(torch.cuda, "current_stream", Stream)
-    monkeypatch.setattr(torch.cuda, "set_sync_debug_mode", lambda mode: None)
-
-    results = []
-    for graphs in (False, True):
-        network, target = two_networks(script)
-        optimizer = torch.optim.Adam(network.parameters(), lr=1e-4)
-
-        def real(*batch, network=network, target=target, optimizer=optimizer):
-            return script.update(network, target, optimizer, script.Args(), script.Batch(*batch))
-
-        def learn(*batch, real=real):
-            if not capturing:
-                return real(*batch)
-            outputs = (torch.zeros(()), torch.zeros(()), torch.zeros(16))
-
-            def again():
-                for output, value in zip(outputs, real(*batch), strict=True):
-                    output.copy_(value)
-
-            recorded.append(again)
-            return outputs
-
-        if graphs:
-            learn = script.capture(learn, optimizer)
-        batch = random_batch(script)
-        losses = [float(learn(*batch)[0]) for _ in range(6)]
-        results.append((losses, network.state_dict()))
-    assert len(recorded) == 1
-    assert results[0][0] == results[1][0]
-    assert len(set(results[0][0])) == 6
-    for name, value in results[0][1].items():
-        assert torch.equal(value, results[1][1][name]), name
 
 
 # PRIORITISED REPLAY

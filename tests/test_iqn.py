@@ -8,8 +8,7 @@ import pytest
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
-from conftest import IQN, bind, load, make_network
-from test_update import batch_with_all_kinds
+from helpers import IQN, batch_of, bind, doubles, features_by_hand, load, make_network
 
 GAMMA, K = 0.9, 2.5
 
@@ -23,12 +22,9 @@ def observations(count, seed=0):
     return torch.randint(0, 256, (count, 4, 84, 84), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
 
 
-def quantiles_by_hand(weights, obs, taus, k):
+def quantiles_by_hand(script, weights, obs, taus, k):
     """The network in float64, one fraction at a time; the layer as a product with M_k."""
-    x = obs.double() / 255
-    for i, stride in ((0, 4), (2, 2), (4, 1)):
-        x = F.relu(F.conv2d(x, weights[f"torso.{i}.weight"], weights[f"torso.{i}.bias"], stride=stride))
-    x, columns = x.flatten(1), []
+    x, columns = features_by_hand(script, weights, obs, "torso").flatten(1), []
     for j in range(taus.shape[1]):
         cosines = torch.tensor([[math.cos(math.pi * i * tau) for i in range(1, 65)] for tau in taus[:, j].tolist()])
         phi = F.relu(cosines.double() @ weights["embedding.0.weight"].T + weights["embedding.0.bias"])
@@ -40,10 +36,6 @@ def quantiles_by_hand(weights, obs, taus, k):
 
 def layer_k(script):
     return K if hasattr(script, "MeanExpansion") else 0.0
-
-
-def double(network):
-    return {name: value.double() for name, value in network.state_dict().items()}
 
 
 def test_embedding(script):
@@ -60,9 +52,8 @@ def test_network(script):
     network, obs, taus = make_network(script, 5, K), observations(3), torch.rand(3, 7)
     quantiles = network(obs, taus)
     assert quantiles.shape == (3, 7, 5) and quantiles.dtype == torch.float32
-    torch.testing.assert_close(
-        quantiles.double(), quantiles_by_hand(double(network), obs, taus, layer_k(script)), rtol=1e-4, atol=1e-5
-    )
+    by_hand = quantiles_by_hand(script, doubles(network), obs, taus, layer_k(script))
+    torch.testing.assert_close(quantiles.double(), by_hand, rtol=1e-4, atol=1e-5)
     shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     assert shapes == {
         **{"torso.0.weight": (32, 4, 8, 8), "torso.2.weight": (64, 32, 4, 4), "torso.4.weight": (64, 64, 3, 3)},
@@ -131,13 +122,13 @@ def test_one_step_equals_the_formula(script):
     """The update's loss from its own fractions, with explicit loops in float64; terminal and truncated cases."""
     torch.manual_seed(0)
     network, target = make_network(script, 6, K), make_network(script, 6, K).requires_grad_(False)
-    batch = batch_with_all_kinds(script)
+    batch = batch_of(script)
     args = script.Args(gamma=GAMMA, num_tau_samples=5, num_tau_prime_samples=4, num_quantile_samples=3)
     torch.manual_seed(7)
     next_taus, taus = torch.rand(16, 7), torch.rand(16, 5)  # the target's K and N', then the online network's N
-    k, weights = layer_k(script), {name: value.requires_grad_() for name, value in double(network).items()}
-    quantiles = quantiles_by_hand(weights, batch.obs, taus, k)
-    next_quantiles = quantiles_by_hand(double(target), batch.next_obs, next_taus, k)
+    k, weights = layer_k(script), {name: value.requires_grad_() for name, value in doubles(network).items()}
+    quantiles = quantiles_by_hand(script, weights, batch.obs, taus, k)
+    next_quantiles = quantiles_by_hand(script, doubles(target), batch.next_obs, next_taus, k)
     loss, values, td_errors = 0.0, [], []
     for b in range(16):
         greedy = next_quantiles[b, :3].mean(0).argmax()
@@ -175,7 +166,7 @@ def test_k_zero_is_the_baseline():
         optimizer = torch.optim.Adam(network.parameters(), lr=5e-5, eps=0.01 / 32, fused=True)
         flags = dict(num_tau_samples=4, num_tau_prime_samples=3, num_quantile_samples=2)
         learn, values = bind(script, network, copy.deepcopy(network).requires_grad_(False), optimizer, **flags)
-        batch = batch_with_all_kinds(script)
+        batch = batch_of(script)
         losses = [[x.tolist() for x in learn(*batch)] for _ in range(20)]
         results.append((losses, values(batch.obs).tolist()))
     assert results[0] == results[1] and len({loss for loss, _, _ in results[0][0]}) == 20
@@ -189,7 +180,7 @@ def test_repeated_steps_reduce_the_loss():
     optimizer = torch.optim.Adam(network.parameters(), lr=5e-4, eps=0.01 / 32, fused=True)
     flags = dict(num_tau_samples=4, num_tau_prime_samples=4, num_quantile_samples=2)
     learn, _ = bind(script, network, network, optimizer, **flags)
-    batch = batch_with_all_kinds(script)
+    batch = batch_of(script)
     batch = batch._replace(terminated=torch.ones_like(batch.terminated))
     losses = [learn(*batch)[0].item() for _ in range(60)]
     assert np.mean(losses[-10:]) < losses[0] / 10

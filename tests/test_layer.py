@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import DQN, ROOT, load, make_network
+from helpers import DQN, ROOT, load, make_network
 
 dqn, mexp = load("dqn_atari"), load("dqn_atari_mexp")
 DTYPES = [torch.float32, torch.float64]
@@ -534,7 +534,7 @@ def test_initial_weights():
 
 @pytest.mark.parametrize("k", [-1, -1e-9, float("nan"), float("inf")])
 def test_bad_k(k):
-    with pytest.raises(ValueError, match="mean-scaling-coefficient"):
+    with pytest.raises(ValueError, match="must be a finite number, at least 0"):
         mexp.MeanExpansion(k)
 
 

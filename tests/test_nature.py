@@ -1,24 +1,21 @@
 """`related/nature_dqn_*.py`: RMSprop of Mnih et al. 2015 and the Huber loss against the formulas in float64."""
 
 import copy
-import io
 import json
 
 import numpy as np
 import pytest
-import test_minatar
-import test_update
 import torch
 import torch.nn as nn
-from conftest import TINY, load, run_folders
-from test_bad_input import checkpointed_run
-from test_resume import run_here
+from helpers import MINATAR_FLAGS, TINY, checkpointed_run, doubles, games_of, load, make_network, values_by_hand
+from helpers import batch_of as helpers_batch_of
+from helpers import networks as helpers_networks
 
 ATARI, MINATAR = "related/nature_dqn_atari", "related/nature_dqn_minatar"
 LR, ALPHA, EPS = 2.5e-4, 0.95, 1e-2  # of Mnih et al. 2015
 TINY_RUN = {
     ATARI: f"{TINY} --env-id ALE/Pong-v5 --no-full-action-space",
-    MINATAR: f"{test_minatar.SHORT} --env-id Seaquest --eval-frequency 0",
+    MINATAR: f"{MINATAR_FLAGS} --env-id Seaquest --eval-frequency 0",
 }
 
 
@@ -27,39 +24,16 @@ def script(request):
     return load(request.param)
 
 
-def on_atari(script):
-    return hasattr(script, "AtariEnvs")
-
-
-def make_network(script, k, num_actions=6):
-    if on_atari(script):
-        return script.QNetwork(num_actions, k)
-    return script.QNetwork(4, num_actions, k)
-
-
 def networks(script, k):
-    torch.manual_seed(1)
-    network = make_network(script, k)
+    network, target = helpers_networks(script, k=k)
     nn.init.normal_(network.output.bias, std=0.3)
-    target = copy.deepcopy(network)
-    for parameter in target.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter) / parameter[0].numel() ** 0.5
-    return network, target.requires_grad_(False)
+    return network, target
 
 
 def batch_of(script):
-    """Transitions of 6 actions, some of them terminal, with rewards that make some TD errors larger than 1."""
-    if on_atari(script):
-        batch = test_update.batch_with_all_kinds(script)
-        return batch._replace(rewards=2 * batch.rewards)
-    return script.Batch(*test_minatar.make_batch())._replace(actions=torch.arange(16) % 6)
-
-
-def values_by_hand(script, weights, obs, k):
-    """The values in float64 from the weights."""
-    if on_atari(script):
-        return test_update.values_by_hand(weights, obs, k)
-    return test_minatar.values_by_hand(weights, obs, k)
+    """Some transitions are terminal, and some rewards make TD errors larger than 1."""
+    batch = helpers_batch_of(script)
+    return batch._replace(rewards=2 * batch.rewards) if games_of(script) == "Atari" else batch
 
 
 def rmsprop(script, parameters, lr=LR, alpha=ALPHA, eps=EPS):
@@ -121,20 +95,6 @@ def test_rmsprop_against_a_loop(script, lr, alpha, eps):
             assert parameter.dtype == dtype and moved.abs().max() > lr
 
 
-def test_rmsprop_is_not_that_of_pytorch(script):
-    """PyTorch adds epsilon outside of the square root: small gradients move weights much further there."""
-    gradients = random_gradients(20)
-    weights, moved = random_parameters(torch.float64), []
-    for make in (script.RMSprop, torch.optim.RMSprop):
-        parameters = copy.deepcopy(weights)
-        centred = {} if make is script.RMSprop else {"centered": True}
-        take_steps(make(parameters, lr=LR, alpha=ALPHA, eps=EPS, **centred), parameters, gradients)
-        moved.append([new.detach() - old.detach() for new, old in zip(parameters, weights, strict=True)])
-    for own, other in zip(*moved, strict=True):
-        assert other.flatten()[0].abs() > 5 * own.flatten()[0].abs(), "a gradient of 1e-3"
-        torch.testing.assert_close(own.flatten()[-1], other.flatten()[-1], rtol=1e-3, atol=0)  # of 100
-
-
 def test_rmsprop_of_a_gradient_that_does_not_vary(script):
     """Its variance is 0, and in float32 v - m^2 may be less: the weights must not become the root of that."""
     parameter = nn.Parameter(torch.zeros(1000))
@@ -184,31 +144,6 @@ def test_rmsprop_as_other_optimizers(script):
     assert (trained < 1).all()
 
 
-def test_rmsprop_goes_on_from_its_state(script):
-    """Saved to a file after 7 steps and loaded into a new optimizer, it takes the next 13 bit for bit."""
-    gradients = random_gradients(20, torch.float32)
-    whole = random_parameters(torch.float32)
-    take_steps(rmsprop(script, whole), whole, gradients)
-
-    first = random_parameters(torch.float32)
-    optimizer = rmsprop(script, first)
-    take_steps(optimizer, first, gradients[:7])
-    state = optimizer.state_dict()
-    assert [sorted(tensors) for tensors in state["state"].values()] == [["m", "v"]] * 2
-    file = io.BytesIO()
-    torch.save({"weights": [p.detach() for p in first], "optimizer": state}, file)
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    resumed = [nn.Parameter(tensor) for tensor in saved["weights"]]
-    forgetful = copy.deepcopy(resumed)
-    optimizer = rmsprop(script, resumed, lr=1.0, alpha=0.5, eps=1.0)  # numbers are in the state too
-    optimizer.load_state_dict(saved["optimizer"])
-    take_steps(optimizer, resumed, gradients[7:])
-    assert all(torch.equal(x, y) for x, y in zip(resumed, whole, strict=True))
-    take_steps(rmsprop(script, forgetful), forgetful, gradients[7:])
-    assert not any(torch.equal(x, y) for x, y in zip(forgetful, whole, strict=True)), "the averages matter"
-
-
 # THE LOSS
 
 
@@ -244,8 +179,8 @@ def test_one_step_equals_the_formula(script, k):
     """The real update with the settings of Mnih et al. 2015, of which RMSprop's first step is by hand."""
     network, target = networks(script, k)
     batch = batch_of(script)
-    weights = {name: value.double().clone().requires_grad_() for name, value in network.state_dict().items()}
-    target_weights = {name: value.double() for name, value in target.state_dict().items()}
+    weights = {name: value.requires_grad_() for name, value in doubles(network).items()}
+    target_weights = doubles(target)
     q = values_by_hand(script, weights, batch.obs, k)
     q_next = values_by_hand(script, target_weights, batch.next_obs, k)
     loss, td_errors = 0.0, []
@@ -276,27 +211,20 @@ def test_one_step_equals_the_formula(script, k):
         assert torch.equal(value.double(), target_weights[name]), "the target network stays"
 
 
-def test_old_gradients_do_not_count(script):
-    """What an interrupted call left in the gradients: the same step as without."""
-    results = []
-    for left in (None, 1.0):
-        network, target = networks(script, 6.0)
-        for parameter in network.parameters():
-            parameter.grad = None if left is None else torch.full_like(parameter, left)
-        script.update(network, target, rmsprop(script, network.parameters()), script.Args(), batch_of(script))
-        results.append(network.output.weight.detach())
-    assert torch.equal(*results)
-
-
 # THE LAYER
 
 
+class Nothing(nn.Module):
+    """Stands in the place of the layer."""
+
+    def forward(self, z):
+        return z
+
+
 def plain_network(script):
-    """The network written without the layer."""
-    if on_atari(script):
-        return load("dqn_atari").QNetwork(6)
-    plain = test_minatar.Plain()
-    plain.output = nn.Linear(128, 6)
+    """The network without the layer."""
+    plain = make_network(script, k=1.0)
+    plain.mean_expansion = Nothing()
     return plain
 
 
@@ -332,29 +260,17 @@ def test_folding(script, k):
 
 
 @pytest.mark.parametrize("name", [ATARI, MINATAR])
-def test_k_of_a_run(name, tmp_path):
-    """0 by default; the number of actions with None; both the model and its folded one are saved."""
-    for flags, k in (("", 0), ("--mean-scaling-coefficient None", 6), ("--mean-scaling-coefficient 2.5", 2.5)):
-        runs = tmp_path / str(k)
-        runs.mkdir()
-        run_here(name, TINY_RUN[name], "--total-timesteps 8 --save-model", flags, cwd=runs)
-        (folder,) = run_folders(runs)
-        config = json.loads((folder / "config.json").read_text())
-        assert config["args"]["mean_scaling_coefficient"] == k and config["num_actions"] == 6
-        weights, folded = (torch.load(folder / f"{file}.pt", weights_only=True) for file in ("model", "model_folded"))
-        expected = weights["output.weight"] + k * weights["output.weight"].mean(0)
-        torch.testing.assert_close(folded["output.weight"], expected)
-
-
-@pytest.mark.parametrize("name", [ATARI, MINATAR])
-def test_optimizer_of_a_run(name, tmp_path):
-    """RMSprop with the numbers of Mnih et al. 2015, or of the flags, whose averages are in the checkpoint."""
-    given = "--learning-rate 1e-3 --rmsprop-alpha 0.9 --rmsprop-eps 1e-3"
-    for flags, numbers in (("", (LR, ALPHA, EPS)), (given, (1e-3, 0.9, 1e-3))):
+def test_optimizer_and_layer_of_a_run(name, tmp_path):
+    """RMSprop with the numbers of Mnih et al. 2015 and no layer, or those of the flags; the optimizer's averages are in
+    the checkpoint."""
+    given = "--learning-rate 1e-3 --rmsprop-alpha 0.9 --rmsprop-eps 1e-3 --mean-scaling-coefficient n"
+    for flags, numbers, k in (("", (LR, ALPHA, EPS), 0), (given, (1e-3, 0.9, 1e-3), 6)):
         runs = tmp_path / f"runs{len(flags)}"
         runs.mkdir()
         _, folder = checkpointed_run(runs, name, f"{TINY_RUN[name]} {flags}")
-        saved = torch.load(folder / "checkpoint.pt", weights_only=True)["stateful"]["optimizer"]
+        config = json.loads((folder / "config.json").read_text())
+        assert config["args"]["mean_scaling_coefficient"] == k and config["starts"][0]["num_actions"] == 6
+        saved = torch.load(folder / "checkpoint.pt", weights_only=True)["components"]["optimizer"]
         (group,) = saved["param_groups"]
         assert (group["lr"], group["alpha"], group["eps"]) == numbers
         assert len(saved["state"]) == len(group["params"]) == (10 if name == ATARI else 6)

@@ -1,12 +1,14 @@
-"""The replay buffer against a naive list of stacked observations."""
+"""The replay buffers: Atari's against a naive list of stacked observations, the others' against one of transitions."""
 
+import io
+
+import gymnasium
 import numpy as np
 import pytest
 import torch
-from conftest import load
+from helpers import CPU, Chosen, load
 
 dqn = load("dqn_atari")
-CPU = torch.device("cpu")
 
 
 class NaiveReplay:
@@ -166,7 +168,7 @@ def test_against_the_emulator():
     n, rng = 3, np.random.default_rng(0)
     envs, buffer = dqn.AtariEnvs("ALE/Breakout-v5", n, max_steps=180), dqn.ReplayBuffer(500, n, CPU)
     obs, done, known = envs.reset(np.arange(n)), np.ones(n, bool), {}
-    for t in range(700):
+    for t in range(450):
         actions = rng.integers(18, size=n)
         envs.send(actions)
         buffer.append(np.arange(n), obs[:, -1], done, actions)
@@ -178,22 +180,14 @@ def test_against_the_emulator():
         for i in range(n):
             newest = info["newest_frame"][i] if truncated[i] else obs[i, -1]
             known[slots[i]] = (old[i], np.concatenate([old[i, 1:], newest[None]]), actions[i], terminated[i])
-        if t == 400:
+        if t == 300:
             buffer.truncate(~done, obs[:, -1])
             obs, done = envs.reset(np.arange(n) + 50), np.ones(n, bool)
     every_slot = np.arange(buffer.size)
     valid = every_slot[buffer.valid(every_slot)]
     assert len(valid) > 480
-    calls = iter(np.array_split(valid, 10))
-
-    class Chosen:
-        """Stands for the generator, to draw every valid slot once."""
-
-        def integers(self, high, size):
-            return next(calls)
-
     for chosen in np.array_split(valid, 10):
-        batch = dqn.Batch(*(x.numpy() for x in buffer.sample(len(chosen), Chosen(), CPU)))
+        batch = dqn.Batch(*(x.numpy() for x in buffer.sample(len(chosen), Chosen(chosen), CPU)))
         for slot, stack, action, _, next_stack, was_terminated in zip(chosen, *batch, strict=True):
             known_obs, successor, known_action, known_terminated = known[slot]
             assert np.array_equal(stack, known_obs) and action == known_action and was_terminated == known_terminated
@@ -237,5 +231,88 @@ def test_memory_of_a_million_transitions():
 
 
 def test_too_large():
-    with pytest.raises(MemoryError, match=r"--buffer-size 1000000000000 needs 7,056,.* bytes.*try --buffer-size \d+$"):
+    with pytest.raises(MemoryError, match=r"--buffer-size 1000000000000 needs 7,056,.* bytes.*; try \d+$"):
         dqn.ReplayBuffer(10**12, 1, CPU)
+
+
+# WHOLE TRANSITIONS
+
+
+CARTPOLE = "gymnasium.envs.classic_control:CartPoleEnv"
+gymnasium.register("tests/CartPole15-v0", CARTPOLE, max_episode_steps=15)
+
+
+def whole_transitions(name, capacity, num_envs):
+    """Games that are cut after 15 steps, and a buffer for their transitions."""
+    script = load(name)
+    if name == "minatar_mexp":
+        envs = script.MinAtarEnvs("Breakout", num_envs, max_steps=15)
+        return envs, script.ReplayBuffer(capacity, envs.obs_shape, CPU)
+    envs = script.GymEnvs("tests/CartPole15-v0", num_envs, reward_scale=1.0)
+    return envs, script.ReplayBuffer(capacity, envs.obs_size, CPU)
+
+
+def play_into(envs, buffer, steps, rng, kept):
+    """Random actions; returns how many episodes were cut, and how many ended of themselves."""
+    obs, cut, over = envs.reset(np.arange(envs.num_envs)), 0, 0
+    for _ in range(steps):
+        actions = rng.integers(envs.num_actions, size=envs.num_envs)
+        next_obs, rewards, terminated, truncated, _, info = envs.step(actions)
+        rewards = rewards + rng.integers(9, size=envs.num_envs)  # so that transitions can be told apart
+        buffer.append(obs, info["final_obs"], actions, rewards, terminated)
+        for i in range(envs.num_envs):
+            kept.append((obs[i], info["final_obs"][i], actions[i], rewards[i], terminated[i]))
+        obs, cut, over = next_obs, cut + truncated.sum(), over + terminated.sum()
+    return cut, over
+
+
+@pytest.mark.parametrize("num_envs,capacity", [(1, 40), (3, 40), (3, 10_000)])
+@pytest.mark.parametrize("name,dtype", [("minatar_mexp", torch.bool), ("lunarlander_mexp", torch.float32)])
+def test_against_a_list_of_transitions(name, dtype, num_envs, capacity):
+    """Every draw is one of the last `capacity` transitions, bit for bit, and each of them is drawn about as often."""
+    envs, buffer = whole_transitions(name, capacity, num_envs)
+    rng, kept = np.random.default_rng(0), []
+    cut, over = play_into(envs, buffer, 200, rng, kept)
+    assert cut > 3 and over > 3
+    kept = kept[-capacity:]
+    assert buffer.slots_in_use() == len(kept)
+
+    def key(*transition):
+        return b"|".join(np.asarray(x, dtype=float).tobytes() for x in transition)
+
+    wanted, drawn = {}, {}
+    for transition in kept:
+        wanted[key(*transition)] = wanted.get(key(*transition), 0) + 1
+    for _ in range(200):
+        batch = buffer.sample(32, rng, CPU)
+        assert batch.obs.dtype == batch.next_obs.dtype == dtype and batch.actions.dtype == torch.int64
+        assert batch.rewards.dtype == batch.terminated.dtype == torch.float32 and batch.actions.shape == (32,)
+        for obs, action, reward, next_obs, terminated in zip(*batch, strict=True):
+            name = key(obs, next_obs, action, reward, terminated)
+            drawn[name] = drawn.get(name, 0) + 1
+    assert set(drawn) <= set(wanted)
+    expected = {name: 200 * 32 * count / len(kept) for name, count in wanted.items()}
+    assert all(abs(drawn.get(name, 0) - e) < 6 * e**0.5 for name, e in expected.items())
+
+
+@pytest.mark.parametrize("name,needed", [("minatar_mexp", "800,0"), ("lunarlander_mexp", "32,0")])
+def test_state_of_transitions(name, needed):
+    """What is saved is what is filled, and not a byte of the rest; put back, it goes on in the same way."""
+    envs, buffer = whole_transitions(name, 50, 2)
+    rng, sizes = np.random.default_rng(0), []
+    for _ in range(4):
+        play_into(envs, buffer, 10, rng, [])
+        file = io.BytesIO()
+        torch.save(buffer.state_dict()["frames"], file)
+        sizes.append(len(file.getvalue()))
+    assert sizes[0] < sizes[1] < sizes[2] == sizes[3]
+    _, other = whole_transitions(name, 50, 2)
+    other.load_state_dict({name: tensor.clone() for name, tensor in buffer.state_dict().items()})
+    for _ in range(2):
+        for x, y in zip(*(b.sample(64, np.random.default_rng(3), CPU) for b in (buffer, other)), strict=True):
+            assert torch.equal(x, y)
+        for b in (buffer, other):
+            play_into(envs, b, 8, np.random.default_rng(4), [])
+    assert torch.equal(buffer.frames, other.frames) and buffer.written == other.written
+    with pytest.raises(MemoryError, match=f"--buffer-size 1000000000000 needs {needed}.* bytes.*; try "):
+        whole_transitions(name, 10**12, 1)

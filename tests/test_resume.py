@@ -1,231 +1,116 @@
-"""A run that is killed and resumed ends as one that never was: the same weights, the same logs."""
+"""A run that is killed and resumed ends as one that never was: the same weights, evaluations and curves."""
 
 import contextlib
-import csv
-import gc
-import io
+import json
 import os
-import random
+import pickle
 import resource
-import runpy
 import shutil
-import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
-from unittest import mock
 
 import numpy as np
 import pytest
 import torch
-from conftest import IQN, ROOT, command, load, run, run_folders
-from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
-from torch.utils.tensorboard import SummaryWriter
-from tqdm import tqdm
-
-# An evaluation of random actions is short: an untrained network may play one Breakout game for 27,000 steps
-FLAGS = (
-    "--env-id ALE/Breakout-v5 --batch-size 8 --learning-starts 100 --buffer-size 450 --exploration-steps 600 "
-    "--train-frequency 8 --target-network-frequency 150 --eval-frequency 250 --eval-steps 1 --eval-envs 1 "
-    "--eval-epsilon 1 --checkpoint-frequency 200 --save-model"
+from helpers import (
+    ATARI_FLAGS,
+    FEW_QUANTILES,
+    IQN,
+    MINATAR_FLAGS,
+    assert_same_run,
+    assert_same_weights,
+    command,
+    evaluations,
+    files,
+    fork,
+    kill_at,
+    killed_and_resumed,
+    load,
+    new_folders,
+    refused,
+    run,
+    run_folders,
+    run_here,
+    scalars,
+    stopped_and_resumed,
 )
-FEW_QUANTILES = "--num-tau-samples 8 --num-tau-prime-samples 7 --num-quantile-samples 4"
-TIMED = {"wall_time"}
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-
-# RUNNING SCRIPTS
-
-
-class Stopped(BaseException):
-    """Ends a run as a signal does: the script can neither catch it nor tidy up."""
-
-
-@contextlib.contextmanager
-def stopping(step, stop):
-    """Here a run calls `stop` once it has taken `step` agent steps, with all that it has logged on the disk."""
-    update = tqdm.update
-    add_scalar = SummaryWriter.add_scalar
-
-    def update_and_stop(progress, n=1):
-        update(progress, n)
-        if progress.n >= step:
-            stop()
-
-    def add_scalar_and_flush(writer, *args):
-        add_scalar(writer, *args)
-        writer.flush()
-
-    with mock.patch.object(tqdm, "update", update_and_stop):
-        with mock.patch.object(SummaryWriter, "add_scalar", add_scalar_and_flush):
-            yield
-
-
-def run_here(name, *flags, cwd, check=True, stop_at=None):
-    """As conftest's `run`, but in this process, which need not import everything once more. With `stop_at` the run ends
-    at that agent step, and its return code is that of a killed one."""
-
-    def stop():
-        raise Stopped
-
-    stdout = io.TextIOWrapper(io.BytesIO(), write_through=True)
-    stderr = io.StringIO()
-    argv = command(name, *flags)[1:]
-    threads = torch.get_num_threads()
-    code = 0
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(contextlib.chdir(cwd))
-        stack.enter_context(mock.patch.object(sys, "argv", argv))
-        stack.enter_context(contextlib.redirect_stdout(stdout))
-        stack.enter_context(contextlib.redirect_stderr(stderr))
-        if stop_at is not None:
-            stack.enter_context(stopping(stop_at, stop))
-        try:
-            runpy.run_path(argv[0], run_name="__main__")
-        except SystemExit as end:
-            code = end.code or 0
-        except Stopped:
-            code = -signal.SIGKILL
-    torch.set_num_threads(threads)
-    gc.collect()  # what a process leaves to its end: the run's lock
-    result = subprocess.CompletedProcess(argv, code, stdout.buffer.getvalue().decode(), stderr.getvalue())
-    if stop_at is not None and check:
-        assert code == -signal.SIGKILL, "the run ended before the step at which it was to be stopped"
-    elif check:
-        assert code == 0, result.stderr[-3000:]
-    return result
-
-
-def run_until_killed():
-    """What a process of `kill_at` does: runs the script of its arguments, and kills itself at the step before them."""
-    step = int(sys.argv[1])
-    del sys.argv[:2]
-    with stopping(step, lambda: os.kill(os.getpid(), signal.SIGKILL)):
-        runpy.run_path(sys.argv[0], run_name="__main__")
-
-
-def kill_at(step, name, *flags, cwd, cuda=False, **variables):
-    """Run a script in a process of its own, with `variables` in its environment, which a SIGKILL ends at agent step
-    `step`."""
-    program = "import test_resume; test_resume.run_until_killed()"
-    result = subprocess.run(
-        [sys.executable, "-c", program, str(step), *command(name, *flags, cuda=cuda)[1:]],
-        cwd=cwd,
-        env=os.environ | {"PYTHONPATH": f"{Path(__file__).parent}:{os.environ.get('PYTHONPATH', '')}"} | variables,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-    assert result.returncode == -signal.SIGKILL, result.stderr[-3000:]
-    return result
-
-
-def fork(path, *changes, name="dqn_atari_mexp"):
-    """A copy of a script at `path` with every (old, new) replaced; returns what `run_here` calls it."""
-    text = (ROOT / f"{name}.py").read_text()
-    for old, new in changes:
-        assert text.count(old) == 1, f"{old!r} is there {text.count(old)} times"
-        text = text.replace(old, new)
-    path.write_text(text)
-    return str(path.with_suffix(""))
-
-
-# WHAT RUNS LEAVE
-
-
-def evaluations(folder):
-    with open(folder / "eval.csv", newline="") as file:
-        return [{name: value for name, value in row.items() if name not in TIMED} for row in csv.DictReader(file)]
-
-
-def scalars(folder):
-    """Every (tag, step, value) of the run's TensorBoard files, in order, but for the speed."""
-
-    def age(path):  # names end in the second, host, process and the process's count of writers
-        words = path.name.split(".")
-        return int(words[3]), int(words[-1])
-
-    values = []
-    for path in sorted(folder.glob("events.out.tfevents.*"), key=age):
-        for event in EventFileLoader(str(path)).Load():
-            for value in event.summary.value:
-                if value.tag != "charts/SPS":
-                    values.append((value.tag, event.step, value.tensor.float_val[0]))
-    return values
-
-
-def assert_same_weights(folder, other):
-    models = [torch.load(f / "model.pt", weights_only=True) for f in (folder, other)]
-    assert list(models[0]) == list(models[1])
-    for name in models[0]:
-        assert torch.equal(models[0][name], models[1][name]), name
-
-
-def assert_same_run(folder, other):
-    assert_same_weights(folder, other)
-    assert len(evaluations(folder)) > 0
-    assert evaluations(folder) == evaluations(other)
-    assert len(scalars(folder)) >= 8
-    assert scalars(folder) == scalars(other)
-    assert not (other / "checkpoint.pt").exists()
-    assert not list(other.glob("*.tmp"))
-
-
-def new_folders(tmp_path, *names):
-    folders = [tmp_path / name for name in names]
-    for folder in folders:
-        folder.mkdir()
-    return folders
-
-
-# TESTS
+MINATAR = f"{MINATAR_FLAGS} --env-id Breakout --eval-frequency 0 --checkpoint-frequency 0"
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory):
     """The folder of a run that nothing interrupts, and its flags."""
     cwd = tmp_path_factory.mktemp("whole")
-    flags = f"{FLAGS} --total-timesteps 700 --num-envs 2"
+    flags = f"{ATARI_FLAGS} --total-timesteps 700 --num-envs 2"
     run_here("dqn_atari_mexp", flags, cwd=cwd)
     (folder,) = run_folders(cwd)
     return folder, flags
 
 
+# KILLED AND RESUMED
+
+
 def test_killed_after_logs_ran_ahead(whole, tmp_path):
-    """The logs of the steps after the checkpoint are rewound: no row and no scalar comes twice. Nothing else goes."""
+    """What was logged after the checkpoint is logged anew: no row and no point of a curve comes twice. Nothing else in
+    the folder goes."""
     whole_folder, flags = whole
     kill_at(550, "dqn_atari_mexp", flags, cwd=tmp_path)  # evaluated at 500, checkpointed at 400
     (folder,) = run_folders(tmp_path)
     assert [row["step"] for row in evaluations(folder)] == ["250", "500"]
     assert max(step for _, step, _ in scalars(folder)) >= 500
-    theirs = {"evolution.png": b"a picture", "events.txt": b"notes", "eval.csv.bak": b"a copy", "evaluation": b"more"}
+    theirs = {"evolution.png": b"a picture", "eval.csv.bak": b"a copy"}
     for name, content in theirs.items():
         (folder / name).write_bytes(content)
-    stray = folder / "events.out.tfevents.1.after.the.checkpoint"
-    shutil.copy(next(folder.glob("events.out.tfevents.*")), stray)
 
     result = run("dqn_atari_mexp", flags, "--resume", cwd=tmp_path)
     assert "goes on from step 400" in result.stdout
     assert_same_run(whole_folder, folder)
-    assert not stray.exists()
     assert theirs == {name: (folder / name).read_bytes() for name in theirs}
+    shown = EventAccumulator(str(folder), size_guidance={"scalars": 0})  # TensorBoard's own reader
+    shown.Reload()
+    for tag in shown.Tags()["scalars"]:
+        steps = [scalar.step for scalar in shown.Scalars(tag) if scalar.step > 400]
+        assert len(steps) == len(set(steps)) or tag.startswith("charts/episodic"), tag
+        assert len([step for step in steps if step == 500]) == tag.startswith("eval/"), tag
     result = run_here("dqn_atari_mexp", flags, "--resume", cwd=tmp_path)
     assert "has finished" in result.stdout, "repeating the command is harmless"
     assert_same_run(whole_folder, folder)
 
 
-def test_full_disk_keeps_the_previous_checkpoint(whole, tmp_path):
-    """A limit on the size of files fails the second checkpoint as a full disk does; training goes on."""
-    whole_folder, flags = whole
-    killed, resumed = new_folders(tmp_path, "killed", "resumed")
-    network = 4 * 4 * 1_693_362  # bytes of the weights, the target's and two moments
-    transition = 84 * 84
+@contextlib.contextmanager
+def limit_on_files(folder, network, transition):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (network + 300 * transition, before[1]))
     try:
-        result = run_here("dqn_atari_mexp", flags, cwd=killed, stop_at=550)
+        yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def small_disk(folder, network, transition):
+    """A tmpfs that has room for a checkpoint of 200 transitions, but not for that and one of 400."""
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={2 * network + 500 * transition}", "tmpfs", str(folder)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("no tmpfs can be mounted here; that takes root")
+    try:
+        yield
+    finally:
+        shutil.copytree(folder, folder.with_name("copy"))
+        subprocess.run(["umount", "-l", folder], check=True)
+        shutil.copytree(folder.with_name("copy"), folder, dirs_exist_ok=True)
+
+
+@pytest.mark.parametrize("full", [limit_on_files, pytest.param(small_disk, marks=pytest.mark.slow)])
+def test_full_disk_keeps_the_previous_checkpoint(full, whole, tmp_path):
+    """The second checkpoint does not fit; that is said, and training goes on."""
+    whole_folder, flags = whole
+    killed, resumed = new_folders(tmp_path, "killed", "resumed")
+    network = 4 * 4 * 1_693_362  # bytes of the weights, the target's and two moments
+    with full(killed, network, 84 * 84):
+        result = run_here("dqn_atari_mexp", flags, cwd=killed, stop_at=550)
     assert "warning: no checkpoint at step 400, the one before is kept" in result.stdout
     (folder,) = run_folders(killed)
     assert not list(folder.glob("*.tmp"))
@@ -237,20 +122,9 @@ def test_full_disk_keeps_the_previous_checkpoint(whole, tmp_path):
     assert_same_run(whole_folder, run_folders(resumed)[0])
 
 
-def stopped_and_resumed(name, flags, tmp_path, stop_at):
-    """A run that is stopped and resumed in this process; returns the folder of a whole one and that of this one."""
-    whole, stopped, resumed = new_folders(tmp_path, "whole", "stopped", "resumed")
-    run_here(name, flags, cwd=whole)
-    run_here(name, flags, cwd=stopped, stop_at=stop_at)
-    shutil.copytree(stopped, resumed, dirs_exist_ok=True)
-    result = run_here(name, flags, "--resume", cwd=resumed)
-    assert "goes on from step" in result.stdout
-    return run_folders(whole)[0], run_folders(resumed)[0]
-
-
 def test_iqn_resumes(tmp_path):
     """Its update and its actions draw fractions from PyTorch's generator, which the checkpoint holds too."""
-    flags = f"{FLAGS} {FEW_QUANTILES} --total-timesteps 310"
+    flags = f"{ATARI_FLAGS} {FEW_QUANTILES} --total-timesteps 310"
     assert_same_run(*stopped_and_resumed("iqn_atari_mexp", flags, tmp_path, stop_at=270))
 
 
@@ -270,23 +144,18 @@ ADDED_ARRAY = (
 )
 SAVED_ARRAY = (
     (
-        '            "written": torch.from_numpy(self.written),\n',
-        '            "written": torch.from_numpy(self.written),\n'
-        '            "added": torch.from_numpy(self.added[:filled]),\n',
-    ),
-    (
-        '        self.written[:] = state["written"]\n',
-        '        self.written[:] = state["written"]\n        self.added[:filled] = state["added"]\n',
+        'for name in ("actions", "rewards", "terminated", "history"):\n            arrays',
+        'for name in ("actions", "rewards", "terminated", "history", "added"):\n            arrays',
     ),
 )
 
 
 @pytest.mark.parametrize("saved", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_fork_with_one_more_array_in_its_replay(saved, tmp_path):
-    """It resumes bit for bit if `state_dict` names the array. If not, it does not: the array counts."""
+    """It resumes bit for bit if `views` names the array. If not, it does not: the array counts."""
     changes = ADDED_ARRAY + SAVED_ARRAY if saved else ADDED_ARRAY
     name = fork(tmp_path / "fork.py", *changes)
-    flags = f"{FLAGS} --total-timesteps 310 --no-cuda"
+    flags = f"{ATARI_FLAGS} --total-timesteps 310 --no-cuda"
     folder, resumed = stopped_and_resumed(name, flags, tmp_path, stop_at=210)
     if saved:
         assert_same_run(folder, resumed)
@@ -295,37 +164,151 @@ def test_a_fork_with_one_more_array_in_its_replay(saved, tmp_path):
             assert_same_weights(folder, resumed)
 
 
-def test_starts_afresh_without_a_checkpoint(tmp_path):
-    flags = f"{FLAGS} --total-timesteps 60".replace("--learning-starts 100", "--learning-starts 20")
-    killed_early = tmp_path / "runs" / "ALE" / f"Breakout-v5__dqn_atari__1__{int(time.time()) + 1000}"
-    killed_early.mkdir(parents=True)  # and no config.json yet
-    (killed_early / "config.tmp").write_text('{"args": ')
-    result = run_here("dqn_atari", flags, "--resume", cwd=tmp_path)
-    assert "no config.json" in result.stdout and "starting afresh" in result.stdout
+COMPONENT = '    components = {"q_network": q_network,'
+
+
+@pytest.mark.parametrize("body,error", [("raise RuntimeError('mine')", RuntimeError), ("return {'x': rng}", Exception)])
+def test_a_component_that_cannot_be_saved(body, error, tmp_path):
+    """A fork's own error ends the run at its first checkpoint, and is not taken for a full disk. The second state is no
+    tensor or plain value, so nothing could be loaded from it."""
+    broken = (
+        f'    Broken = type("Broken", (), dict(state_dict=lambda self: broken_state()))\n{COMPONENT} "x": Broken(),'
+    )
+    function = f'def broken_state():\n    {body}\n\n\nif __name__ == "__main__":\n'
+    name = fork(
+        tmp_path / "fork.py", (COMPONENT, broken), ('if __name__ == "__main__":\n', function), name="minatar_mexp"
+    )
+    flags = f"{MINATAR} --total-timesteps 300 --checkpoint-frequency 100 --no-cuda"
+    with pytest.raises(error) as raised:
+        run_here(name, flags, cwd=tmp_path)
+    assert isinstance(raised.value, pickle.UnpicklingError) or str(raised.value) == "mine"
     (folder,) = run_folders(tmp_path)
-    number, number_before = [int(path.name.split("__")[-1]) for path in (folder, killed_early)]
-    assert number == number_before + 1, "it is the newest, so the next --resume finds it"
-    result = run_here("dqn_atari", flags, "--resume", cwd=tmp_path)
+    assert not (folder / "checkpoint.pt").exists()
+
+
+@pytest.mark.parametrize("saved,own", [(False, True), (True, False)])
+def test_whether_an_optimizer_is_capturable_is_not_loaded(saved, own, tmp_path):
+    """It is a matter of the device, and a run may go on on another."""
+    script = load("minatar_mexp")
+
+    def stepped(capturable):
+        parameter = torch.nn.Parameter(torch.ones(3))
+        optimizer = torch.optim.Adam([parameter], fused=True, capturable=capturable)
+        parameter.grad = torch.ones(3)
+        optimizer.step()
+        return optimizer
+
+    rng = np.random.default_rng(0)
+    script.save_checkpoint(tmp_path / "checkpoint.pt", {"optimizer": stepped(saved)}, {"global_step": 1}, rng)
+    optimizer = stepped(own)
+    script.load_checkpoint(tmp_path / "checkpoint.pt", {"optimizer": optimizer}, rng)
+    assert [group["capturable"] for group in optimizer.param_groups] == [own]
+
+
+# WHICH RUN GOES ON
+
+
+def test_the_newest_run_with_a_checkpoint_goes_on(tmp_path):
+    """Not a new one, though a newer run of this name was stopped before it had one."""
+    flags = f"{MINATAR} --checkpoint-frequency 100 --total-timesteps 300"
+    run_here("minatar_mexp", flags, cwd=tmp_path, stop_at=210)
+    (folder,) = run_folders(tmp_path)
+    newer = folder.with_name(folder.name[:-10] + f"{int(folder.name[-10:]) + 1000}")
+    shutil.copytree(folder, newer, ignore=shutil.ignore_patterns("checkpoint.pt"))
+    newest = folder.with_name(folder.name[:-10] + f"{int(folder.name[-10:]) + 2000}")
+    newest.mkdir()  # and no config.json yet
+    result = run_here("minatar_mexp", flags, "--resume --checkpoint-frequency 50", cwd=tmp_path)  # may differ
+    assert "goes on from step 200" in result.stdout and f"run: {folder.relative_to(tmp_path)}" in result.stdout
+    result = run_here("minatar_mexp", flags, "--resume", cwd=tmp_path)
+    assert f"{folder.name} has finished" in result.stdout
+
+
+def test_starts_afresh_without_a_checkpoint(tmp_path):
+    flags = f"{MINATAR} --total-timesteps 60"
+    run_here("minatar_mexp", flags, "--resume", cwd=tmp_path)
+    (folder,) = run_folders(tmp_path)
+    result = run_here("minatar_mexp", flags, "--resume", cwd=tmp_path)
     assert "has finished" in result.stdout and len(run_folders(tmp_path)) == 1
-    run_here("dqn_atari", flags, "--resume --seed 2", cwd=tmp_path)
-    result = run_here("dqn_atari_mexp", flags, "--resume", cwd=tmp_path)
-    assert "no run of" in result.stdout and "starting afresh" in result.stdout
-    run_here("dqn_atari", flags, cwd=tmp_path, stop_at=30)
-    assert len(run_folders(tmp_path)) == 4, "another seed, another script and no --resume are other runs"
-    result = run_here("dqn_atari", flags, "--resume --gamma 0.9", cwd=tmp_path)
-    assert "has no checkpoint yet; starting afresh" in result.stdout
-    assert len(run_folders(tmp_path)) == 5
+    run_here("minatar_mexp", flags, "--resume --seed 2", cwd=tmp_path)
+    run_here("minatar_mexp", flags, "--resume --exp-name other", cwd=tmp_path)
+    run_here("minatar_mexp", flags, "--resume --env-id Freeway", cwd=tmp_path)
+    assert len(run_folders(tmp_path)) == 4, "another seed, name and game are other runs"
+    os.rename(folder, folder.with_name(folder.name[:-10] + "1000000000"))
+    run_here("minatar_mexp", flags, cwd=tmp_path)
+    assert len(run_folders(tmp_path)) == 5, "without --resume it is a new run"
 
 
-def test_folders_of_the_same_second(tmp_path):
-    """A run that another one overtakes, between looking for folders and making its own, takes the next number."""
-    script = load("dqn_atari")
-    args = script.Args(runs_dir=str(tmp_path))
-    with mock.patch.object(script, "find_runs", return_value=[]), mock.patch.object(time, "time", return_value=1000.5):
-        folders = [script.new_run(args, 18, "CPU", ("torch",)) for _ in range(3)]
-    assert [folder.name.split("__")[-1] for folder in folders] == ["1000", "1001", "1002"]
-    assert script.find_runs(args) == folders
-    assert script.new_run(args, 18, "CPU", ("torch",)) == script.find_runs(args)[-1]
+def test_the_same_command_twice(tmp_path):
+    """Before the first checkpoint too the second one leaves the first alone; once that is gone, it starts."""
+    flags = f"{MINATAR} --total-timesteps 100000000 --resume"
+    with subprocess.Popen(command("minatar_mexp", flags), cwd=tmp_path, stdout=subprocess.PIPE, text=True) as first:
+        try:
+            for line in first.stdout:
+                if line.startswith("run: "):
+                    break
+            folder = tmp_path / line.split()[1]
+            result = run("minatar_mexp", flags, cwd=tmp_path, check=False)
+            assert result.returncode == 2
+            (error,) = result.stderr.strip().splitlines()
+            assert "another process is at work" in error and folder.name in error
+            assert run_folders(tmp_path) == [folder]
+        finally:
+            first.kill()
+    run_here("minatar_mexp", flags, cwd=tmp_path, stop_at=10)
+    assert len(run_folders(tmp_path)) == 2
+
+
+def test_two_runs_of_the_same_second_do_not_meet(tmp_path, monkeypatch):
+    """Folders are named by the second; the second run of one ends before it writes."""
+    monkeypatch.setattr(time, "time", lambda: 1_800_000_000.5)
+    flags = f"{MINATAR} --total-timesteps 60"
+    run_here("minatar_mexp", flags, cwd=tmp_path)
+    assert "File exists" in refused("minatar_mexp", flags, cwd=tmp_path)
+
+
+def test_a_finished_run_on_a_read_only_disk(tmp_path):
+    """An archived run: nothing is left to do, and nothing is written."""
+    flags = f"{MINATAR} --total-timesteps 60"
+    run_here("minatar_mexp", flags, cwd=tmp_path)
+    bind = ["mount", "--bind", tmp_path / "runs", tmp_path / "runs"]
+    if shutil.which("mount") is None or subprocess.run(bind, capture_output=True).returncode:
+        pytest.skip("no read-only mount can be made here; that takes root")
+    before = files(tmp_path)
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", tmp_path / "runs"], check=True)
+        with pytest.raises(OSError, match="Read-only"):
+            (tmp_path / "runs" / "new").write_text("")
+        result = run_here("minatar_mexp", flags, "--resume", cwd=tmp_path)
+    finally:
+        subprocess.run(["umount", "-l", tmp_path / "runs"], check=True)
+    assert "has finished, nothing is left to do" in result.stdout and result.stderr == ""
+    assert files(tmp_path) == before
+
+
+def test_every_start_is_recorded(tmp_path):
+    """With its step, in config.json; what differs from the start before is said."""
+    flags = f"{MINATAR} --checkpoint-frequency 100 --total-timesteps 300"
+    run_here("minatar_mexp", flags, cwd=tmp_path, stop_at=210)
+    (folder,) = run_folders(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (start,) = config["starts"]
+    assert start["step"] == 0
+    start["device"] = "NVIDIA H100"
+    start["git_commit"] = "0" * 40
+    start["packages"]["torch"] = "1.0"
+    (folder / "config.json").write_text(json.dumps(config))
+    lines = run_here("minatar_mexp", flags, "--resume", cwd=tmp_path).stdout.splitlines()
+    config = json.loads((folder / "config.json").read_text())
+    first, second = config["starts"]
+    assert first == start and second["step"] == 200 and second["packages"]["torch"] == torch.__version__
+    assert set(second) == {"step", "git_commit", "packages", "num_actions", "device"}
+    changes = [line for line in lines if " is now " in line]
+    assert [line.split()[1] for line in changes] == ["git_commit", "packages", "device"]
+    assert f"device is now {second['device']}, was NVIDIA H100" in changes[2]
+    assert config["finished"] is True
+
+
+# EVALUATING
 
 
 @pytest.mark.parametrize(
@@ -333,7 +316,7 @@ def test_folders_of_the_same_second(tmp_path):
 )
 def test_evaluating_does_not_change_the_training(name, tmp_path):
     """Whether, when and with how many emulators a run is evaluated: the weights are the same."""
-    flags = f"{FLAGS} --total-timesteps 310"
+    flags = f"{ATARI_FLAGS} --total-timesteps 310"
     if name in IQN:
         flags += f" {FEW_QUANTILES}"
     if "isdqn" in name:
@@ -349,63 +332,12 @@ def test_evaluating_does_not_change_the_training(name, tmp_path):
 # SLOW TESTS
 
 
-def killed_and_resumed(name, flags, tmp_path):
-    """A run that is killed at three random moments and resumed each time against one that was let alone."""
-    whole, killed = new_folders(tmp_path, "whole", "killed")
-    started = time.monotonic()
-    run(name, flags, cwd=whole)
-    duration = time.monotonic() - started
-
-    moments = [random.uniform(0.15, 0.95) * duration for _ in range(3)]
-    print("killed after", moments, "of", duration, "seconds")  # shown when the test fails
-    for moment in moments:
-        with open(tmp_path / "log", "a") as log:
-            process = subprocess.Popen(command(name, flags, "--resume"), cwd=killed, stderr=log, stdout=log)
-            try:
-                process.wait(timeout=moment)
-            except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
-                process.wait()
-    run(name, flags, "--resume", cwd=killed)
-    (whole_folder,) = run_folders(whole)
-    assert_same_run(whole_folder, run_folders(killed)[-1])
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name,num_envs,total", [("dqn_atari_mexp", 1, 1300), ("dqn_atari", 3, 1800), ("iqn_atari_mexp", 1, 1050)]
 )
 def test_killed_at_three_random_moments(name, num_envs, total, tmp_path):
-    flags = f"{FLAGS} --total-timesteps {total} --num-envs {num_envs} --train-frequency 4"
+    flags = f"{ATARI_FLAGS} --total-timesteps {total} --num-envs {num_envs} --train-frequency 4"
     if name in IQN:
         flags += f" {FEW_QUANTILES}"
     killed_and_resumed(name, flags, tmp_path)
-
-
-@pytest.mark.slow
-def test_runs_of_the_same_second_do_not_meet(tmp_path):
-    flags = f"{FLAGS} --total-timesteps 8"
-    processes = [subprocess.Popen(command("dqn_atari", flags), cwd=tmp_path, stderr=subprocess.PIPE) for _ in range(4)]
-    errors = [process.communicate()[1].decode() for process in processes]
-    codes = [process.returncode for process in processes]
-    assert codes == [0, 0, 0, 0], errors
-    assert len(run_folders(tmp_path)) == 4
-
-
-@pytest.mark.parametrize("saved,own", [(False, True), (True, False)])
-def test_whether_an_optimizer_is_capturable_is_not_loaded(saved, own, tmp_path):
-    """It is a matter of the device, and a run may go on on another."""
-    script = load("minatar_mexp")
-
-    def stepped(capturable):
-        parameter = torch.nn.Parameter(torch.ones(3))
-        optimizer = torch.optim.Adam([parameter], fused=True, capturable=capturable)
-        parameter.grad = torch.ones(3)
-        optimizer.step()
-        return optimizer
-
-    args, rng = script.Args(), np.random.default_rng(0)
-    script.save_checkpoint(tmp_path, args, {"optimizer": stepped(saved)}, rng, {"global_step": 1})
-    optimizer = stepped(own)
-    script.load_checkpoint(tmp_path, args, {"optimizer": optimizer}, rng)
-    assert [group["capturable"] for group in optimizer.param_groups] == [own]

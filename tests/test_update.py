@@ -1,73 +1,31 @@
 """One gradient step against the formula, computed by hand in float64."""
 
 import copy
-import inspect
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
-from conftest import DQN, bind, load, make_network
-from test_resume import fork
+from helpers import (
+    DQN,
+    assert_adams_first_step,
+    batch_of,
+    bind,
+    doubles,
+    fork,
+    load,
+    make_network,
+    networks,
+    td_loss_by_hand,
+    values_by_hand,
+)
 
 GAMMA, LR, K = 0.99, 1e-3, 2.5
-CPU = torch.device("cpu")
 
 
-@pytest.fixture(params=DQN)
+@pytest.fixture(params=[*DQN, "minatar_mexp", "lunarlander_mexp"])
 def script(request):
     return load(request.param)
-
-
-def values_by_hand(weights, obs, k):
-    """The network in float64 from its weights; the layer as a product with M_k."""
-    x = obs.double() / 255
-    for i, stride in ((0, 4), (2, 2), (4, 1)):
-        x = F.relu(F.conv2d(x, weights[f"network.{i}.weight"], weights[f"network.{i}.bias"], stride=stride))
-    x = F.relu(F.linear(x.flatten(1), weights["network.7.weight"], weights["network.7.bias"]))
-    z = F.linear(x, weights["output.weight"], weights["output.bias"])
-    n = z.shape[1]
-    return z @ (torch.eye(n) + k / n).double().T
-
-
-def batch_with_all_kinds(script):
-    """Transitions of the buffer itself: within an episode, at its terminal step, and truncated."""
-    buffer, rng = script.ReplayBuffer(30, 1, CPU), np.random.default_rng(0)
-    frames = rng.integers(0, 256, size=(40, 1, 84, 84), dtype=np.uint8)
-    done, truncations = np.ones(1, bool), []
-    for t in range(30):
-        buffer.append(np.arange(1), frames[t], done, rng.integers(6, size=1))
-        slot = int(buffer.written[0] - 1) % buffer.length
-        terminated, truncated = np.array([t % 10 == 4]), np.array([t % 10 == 8])
-        buffer.complete(np.array([[-1.0, 0.0, 1.0][t % 3]]), terminated)
-        if truncated[0]:
-            buffer.truncate(truncated, frames[30 + t // 10])
-            truncations.append(slot)
-        done = terminated | truncated
-    slots = np.arange(buffer.size)
-    chosen = slots[buffer.valid(slots)][-16:]
-
-    class Chosen:
-        def integers(self, high, size):
-            return chosen
-
-    batch = buffer.sample(16, Chosen(), CPU)
-    truncated = np.isin(chosen, truncations)
-    assert batch.terminated.any() and truncated.any() and not batch.terminated[truncated].any()
-    for b in np.flatnonzero(truncated):  # the successor is the final frame, not the next episode's first
-        assert any(np.array_equal(batch.next_obs[b, 3], frames[30 + i, 0]) for i in range(3))
-    return batch
-
-
-def networks(script):
-    torch.manual_seed(1)
-    network = make_network(script, 6, K)
-    target = copy.deepcopy(network)
-    for parameter in target.parameters():
-        parameter.data += 0.05 * torch.randn_like(parameter) / parameter[0].numel() ** 0.5
-    return network, target.requires_grad_(False)
 
 
 def layer_k(script):
@@ -75,17 +33,14 @@ def layer_k(script):
 
 
 def test_one_step_equals_the_formula(script):
-    network, target = networks(script)
-    batch, k = batch_with_all_kinds(script), layer_k(script)
-    weights = {name: value.double().clone().requires_grad_() for name, value in network.state_dict().items()}
-    target_weights = {name: value.double() for name, value in target.state_dict().items()}
-
-    q, q_next = values_by_hand(weights, batch.obs, k), values_by_hand(target_weights, batch.next_obs, k)
-    loss, td_errors = 0.0, []
-    for b in range(len(batch.actions)):
-        bootstrap = 0.0 if batch.terminated[b] else GAMMA * max(q_next[b].tolist())
-        td_errors.append(float(batch.rewards[b]) + bootstrap - q[b, batch.actions[b]])
-        loss = loss + 0.5 * td_errors[-1] ** 2
+    network, target = networks(script, k=K)
+    batch, k = batch_of(script), layer_k(script)
+    weights = {name: value.requires_grad_() for name, value in doubles(network).items()}
+    target_weights = doubles(target)
+    q, q_next = (values_by_hand(script, *of, k) for of in ((weights, batch.obs), (target_weights, batch.next_obs)))
+    loss, td_errors = td_loss_by_hand(batch, q, q_next, GAMMA)
+    if script.__name__ == "lunarlander_mexp":
+        loss = loss / 16  # averaged over the batch
     loss.backward()
 
     optimizer = torch.optim.Adam(network.parameters(), lr=LR, eps=1.5e-4, fused=True)
@@ -93,11 +48,8 @@ def test_one_step_equals_the_formula(script):
     assert not any(got.requires_grad for got in (got_loss, got_q, got_errors))
     assert got_loss.item() == pytest.approx(loss.item(), rel=1e-5)
     assert got_q.item() == pytest.approx(q.gather(1, batch.actions[:, None]).mean().item(), rel=1e-4, abs=1e-6)
-    assert got_errors.tolist() == pytest.approx([error.item() for error in td_errors], rel=1e-4, abs=1e-5)
-    for name, parameter in network.named_parameters():
-        gradient = weights[name].grad
-        expected = weights[name].detach() - LR * gradient / (gradient.abs() + 1.5e-4)  # Adam's first step
-        torch.testing.assert_close(parameter.double(), expected, rtol=1e-4, atol=2e-6)
+    assert got_errors.tolist() == pytest.approx(td_errors.tolist(), rel=1e-4, abs=1e-5)
+    assert_adams_first_step(network, weights, LR, 1.5e-4)
     for name, value in target.state_dict().items():
         assert torch.equal(value.double(), target_weights[name]), "the target network stays"
 
@@ -106,11 +58,11 @@ def test_old_gradients_do_not_count():
     """What an interrupted call left in the gradients: the same step as without."""
     script, weights = load("dqn_atari_mexp"), []
     for left in (None, 1.0):
-        network, target = networks(script)
+        network, target = networks(script, k=K)
         for parameter in network.parameters():
             parameter.grad = None if left is None else torch.full_like(parameter, left)
         learn, _ = bind(script, network, target, torch.optim.SGD(network.parameters(), lr=1e-3))
-        learn(*batch_with_all_kinds(script))
+        learn(*batch_of(script))
         weights.append(network.output.weight.detach())
     assert torch.equal(*weights)
 
@@ -118,8 +70,8 @@ def test_old_gradients_do_not_count():
 def test_the_layer_changes_the_update():
     """With k the bias of an action that was not taken moves too, by k / n of the TD error (first step of SGD)."""
     script = load("dqn_atari_mexp")
-    network, target = networks(script)
-    batch = batch_with_all_kinds(script)
+    network, target = networks(script, k=K)
+    batch = batch_of(script)
     batch = batch._replace(actions=torch.zeros_like(batch.actions))
     before = network.output.bias.detach().clone()
     learn, _ = bind(script, network, target, torch.optim.SGD(network.parameters(), lr=1.0), gamma=GAMMA)
@@ -138,7 +90,7 @@ def test_k_zero_is_the_baseline():
         network = make_network(script, 6, 0.0)
         target, optimizer = copy.deepcopy(network), torch.optim.Adam(network.parameters())
         learn, values = bind(script, network, target, optimizer, gamma=GAMMA)
-        batch = batch_with_all_kinds(script)
+        batch = batch_of(script)
         losses = [[x.tolist() for x in learn(*batch)] for _ in range(20)]
         results.append((losses, values(batch.obs).tolist()))
     assert results[0] == results[1] and len({loss for loss, _, _ in results[0][0]}) == 20
@@ -146,21 +98,74 @@ def test_k_zero_is_the_baseline():
 
 def test_repeated_steps_reduce_the_loss():
     script = load("dqn_atari_mexp")
-    network, target = networks(script)
+    network, target = networks(script, k=K)
     optimizer = torch.optim.Adam(network.parameters(), lr=2.5e-4, eps=1.5e-4, fused=True)
     learn, _ = bind(script, network, target, optimizer)
-    batch = batch_with_all_kinds(script)
+    batch = batch_of(script)
     losses = [learn(*batch)[0].item() for _ in range(40)]
     assert losses[-1] < losses[0] / 10
 
 
 def test_action_values_are_the_networks(script):
-    network, _ = networks(script)
-    obs = torch.randint(0, 256, (3, 4, 84, 84), dtype=torch.uint8)
-    weights = {name: value.double() for name, value in network.state_dict().items()}
+    network, _ = networks(script, k=K)
+    obs = batch_of(script).obs
     values = script.action_values(network, obs)
     assert values.dtype == torch.float32 and not values.requires_grad
-    torch.testing.assert_close(values.double(), values_by_hand(weights, obs, layer_k(script)), rtol=1e-4, atol=1e-5)
+    expected = values_by_hand(script, doubles(network), obs, layer_k(script))
+    torch.testing.assert_close(values.double(), expected, rtol=1e-4, atol=1e-5)
+
+
+# The scripts that have no baseline of their own; Atari's: test_k_zero_is_the_baseline and test_layer.py
+
+
+SHAPES = {
+    "minatar_mexp": [(16, 4, 3, 3), (128, 1024), (6, 128)],
+    "lunarlander_mexp": [(256, 8), (256, 256), (6, 256)],
+}
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_k_zero_is_the_plain_network(name):
+    """The layer at k = 0 changes no bit: not of the values, and not of the weights after 20 updates."""
+    script = load(name)
+    network, _ = networks(script, k=0.0)
+    plain = copy.deepcopy(network)
+    plain.mean_expansion = torch.nn.Identity()
+    batch = batch_of(script)
+    assert isinstance(network.mean_expansion, script.MeanExpansion)
+    assert torch.equal(network(batch.obs), plain(batch.obs))
+    losses = []
+    for net in (network, plain):
+        learn, _ = bind(script, net, copy.deepcopy(net), torch.optim.Adam(net.parameters(), fused=True))
+        losses.append([learn(*batch)[0].item() for _ in range(20)])
+    assert losses[0] == losses[1] and len(set(losses[0])) == 20
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, plain.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_initialisation(name):
+    """LeCun normal weights; biases 0.1 and 0 in the last layer, and 0 in all layers of LunarLander's."""
+    network, _ = networks(load(name))
+    layers = [layer for layer in network.modules() if hasattr(layer, "weight")]
+    assert [tuple(layer.weight.shape) for layer in layers] == SHAPES[name]
+    for layer in layers:
+        scaled = layer.weight * layer.weight[0].numel() ** 0.5
+        assert abs(scaled.std().item() - 1) < 5 / (2 * layer.weight.numel()) ** 0.5
+        assert scaled.abs().max() > 2, "normal, not uniform"
+        bias = 0.0 if layer is network.output or name == "lunarlander_mexp" else 0.1
+        assert torch.equal(layer.bias, torch.full_like(layer.bias, bias))
+
+
+@pytest.mark.parametrize("k", [0.0, 0.5, 6.0])
+@pytest.mark.parametrize("name", SHAPES)
+def test_folding(name, k):
+    script = load(name)
+    network, plain = make_network(script, k=k), make_network(script, k=0.0)
+    torch.nn.init.normal_(network.output.bias)
+    plain.load_state_dict(network.folded_state_dict())
+    obs = batch_of(script).obs
+    torch.testing.assert_close(plain(obs), network(obs), rtol=1e-5, atol=1e-5)
 
 
 def test_epsilon_schedule():
@@ -187,10 +192,8 @@ def test_a_target_of_another_shape(name, tmp_path):
     """A fork that forgets the `squeeze` of double DQN would learn from the differences of all pairs of transitions."""
     changes = [("td_target = batch.rewards + args.gamma * (1 - batch.terminated) * next_values", COLUMN)]
     script = load(fork(tmp_path / f"column_{Path(name).name}.py", *changes, name=name))
-    batch = batch_with_all_kinds(script)
-    sizes = dict(num_actions=6, mean_scaling_coefficient=0.0, rdq=False)
-    known = inspect.signature(script.QNetwork.__init__).parameters
-    network = script.QNetwork(**{name: size for name, size in sizes.items() if name in known})
+    batch = batch_of(script)
+    network = make_network(script, 6, 0.0, rdq=False)
     optimizer = torch.optim.Adam(network.parameters(), lr=LR)
     with pytest.raises(AssertionError, match="is broadcast"):
         script.update(network, copy.deepcopy(network), optimizer, script.Args(), batch)

@@ -15,6 +15,7 @@ Usage: python tests/throughput.py --script dqn_atari_mexp.py --num-envs 1 --devi
 import copy
 import ctypes
 import importlib.util
+import inspect
 import os
 import platform
 import statistics
@@ -93,36 +94,30 @@ class Parts:
             torch.set_num_threads(self.defaults.num_threads)
         elif device.type == "cuda":
             torch.set_num_threads(1)  # as the scripts do
+        self.defaults.env_id = args.env_id
+        self.envs = script.make_envs(self.defaults, args.num_envs)
+        if hasattr(script, "MeanExpansion"):
+            self.defaults.mean_scaling_coefficient = float(self.envs.num_actions)
         if hasattr(script, "GymEnvs"):
-            self.envs = script.GymEnvs(args.env_id, args.num_envs, self.defaults.reward_scale)
-            self.buffer = script.ReplayBuffer(10_000, self.envs.obs_size, device)
-            sizes = [self.envs.obs_size, self.envs.num_actions, self.defaults.obs_scale]
-            memory_format = torch.preserve_format
-        elif hasattr(script, "MinAtarEnvs"):
-            self.envs = script.MinAtarEnvs(args.env_id, args.num_envs)
-            self.buffer = script.ReplayBuffer(10_000, self.envs.obs_shape, device)
-            sizes = [self.envs.obs_shape[-1], self.envs.num_actions]
-            memory_format = torch.preserve_format
+            per_slot = self.envs.obs_size
+        elif self.in_turn:
+            per_slot = self.envs.obs_shape
         else:
-            self.envs = script.AtariEnvs(args.env_id, args.num_envs)
-            self.buffer = script.ReplayBuffer(10_000, args.num_envs, device)
-            sizes = [self.envs.num_actions]
-            memory_format = torch.channels_last
+            per_slot = args.num_envs
+        self.buffer = script.ReplayBuffer(10_000, per_slot, device)
+        memory_format = torch.preserve_format if self.in_turn else torch.channels_last
         shared_heads = hasattr(script, "online_heads")
         if shared_heads:
-            sizes += [self.defaults.num_iterations + 1, self.defaults.layer_norm]
-        if hasattr(script, "MeanExpansion"):
-            sizes.append(float(self.envs.num_actions))
-        if hasattr(self.defaults, "rdq_beta"):
-            sizes.append(self.defaults.rdq_beta > 0)
+            self.defaults.eval_head = "random"
 
-        def bind(script, sizes: list, count: int = 1) -> tuple:
+        def bind(script, count: int = 1) -> tuple:
             """`update` of a batch's tensors and `action_values`, of `count` networks where the script stacks them."""
-            network = script.QNetwork(*sizes).to(device, memory_format=memory_format)
+            network = script.make_network(self.defaults, self.envs).to(device, memory_format=memory_format)
             target = network if shared_heads else copy.deepcopy(network).requires_grad_(False)
             parameters = network.parameters()
             if hasattr(script, "QNetworks"):
-                network = script.QNetworks([script.QNetwork(*sizes).to(device) for _ in range(count)])
+                networks = [script.make_network(self.defaults, self.envs).to(device) for _ in range(count)]
+                network = script.QNetworks(networks)
                 parameters = network.parameters.values()
             if hasattr(script, "RMSprop"):
                 optimizer = script.RMSprop(
@@ -143,11 +138,8 @@ class Parts:
             def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:
                 return script.update(network, target, optimizer, self.defaults, script.Batch(*batch))
 
-            action_values = partial(script.action_values, network)
-            if iqn:
-                action_values = partial(script.action_values, network, self.defaults.num_quantile_samples)
-            if shared_heads:
-                action_values = partial(script.action_values, network, "random")
+            flags = list(inspect.signature(script.action_values).parameters)[1:-1]
+            action_values = partial(script.action_values, network, *(getattr(self.defaults, flag) for flag in flags))
             if device.type == "cuda":
                 learn = script.capture(learn, optimizer)
                 action_values = script.capture(action_values)
@@ -156,10 +148,9 @@ class Parts:
         self.others = {}  # updates to compare with, if the script stacks networks: of a stack of one, and its base's
         if hasattr(script, "QNetworks"):
             base = load("minatar_mexp.py" if self.in_turn else "dqn_atari_mexp.py")
-            self.others["base"], _ = bind(base, sizes)
-            sizes = [*sizes, self.defaults.width]
-            self.others["one"], _ = bind(script, sizes)
-        learn, action_values = bind(script, sizes, getattr(self.defaults, "num_networks", 1))
+            self.others["base"], _ = bind(base)
+            self.others["one"], _ = bind(script)
+        learn, action_values = bind(script, 5 if hasattr(script, "QNetworks") else 1)
         self.learn = learn
         self.values = action_values
         self.to_device = script.to_device
