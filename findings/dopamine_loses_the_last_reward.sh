@@ -8,8 +8,8 @@
 # A truncated episode (terminal=False) loses its last transition too.
 #
 # Seen (a reward of 1 in the eighth and last step):
-#   one step: actions 0 1 2 3 4 5 6 6 6 6, terminal 0 0 0 0 0 0 1 1 1 1, rewards 0 in all
-#   three steps, gamma 0.5: rewards 0 0 0 0 0 0 0 0 0.25 0.5, of actions 0 1 2 3 4 4 4 4 5 6
+#   one step: actions 0 1 2 3 4 5 6 6 6 6 terminal 0 0 0 0 0 0 1 1 1 1 rewards 0.0 in all
+#   three steps, gamma 0.5: rewards 0.0 (eight times) 0.25 0.5 of actions 0 1 2 3 4 4 4 4 5 6
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT

@@ -6,7 +6,7 @@
 # the word away. Actions drawn as uint8 for 13 environments at a time differ from those drawn ahead for 10 steps; a
 # prefetch or another batch size changes the run although "the same numbers" were drawn.
 #
-# Seen (equal?):
+# Seen (whether the two are equal):
 #   bool False, uint8 False, int16 False, int32 True, int64 True
 set -euo pipefail
 folder=$(mktemp -d)
