@@ -209,7 +209,7 @@ def test_seeds_hold_after_automatic_resets():
     envs = dqn.AtariEnvs("ALE/Breakout-v5", 4, max_steps=40)
     envs.reset(np.array([1, 2, 1, 2]))
     rng, different = np.random.default_rng(0), []
-    for t in range(160):
+    for _ in range(160):
         obs, *_ = step(envs, np.full(4, rng.integers(18)))
         assert np.array_equal(obs[0], obs[2]) and np.array_equal(obs[1], obs[3])
         different.append(not np.array_equal(obs[0], obs[1]))
