@@ -58,7 +58,7 @@ def iqn_loss(online, target):
     policy = IQNPolicy(model=zeros(network), action_space=actions, **sizes)
     policy.train()
     iqn = IQN(policy=policy, optim=optim)
-    return iqn._update_with_batch(batch(4096, torch.full((4096, target), 3.0))).loss
+    return iqn._update_with_batch(batch(1024, torch.full((1024, target), 3.0))).loss
 
 
 squared, huber = dqn_losses(), dqn_losses(huber_loss_delta=1.0)
