@@ -8,7 +8,7 @@
 # online ones, so that target_sample_size is a factor of the loss and online_sample_size none.
 #
 # Seen (every TD error 3):
-#   DQN, weights 1 and 0.5: squared 9.0 4.5, Huber 2.5 2.5
+#   DQN, weights 1 and 0.5: squared 9.0 4.5 Huber 2.5 2.5
 #   IQN, (online, target): (8, 8) 10, (8, 16) 20, (16, 8) 10
 set -euo pipefail
 folder=$(mktemp -d)
