@@ -265,7 +265,7 @@ def test_checkpoints_of_another_version(stopped, change):
         line = refused("dqn_atari_mexp", flags, "--resume", cwd=cwd)
     finally:
         put(folder / "checkpoint.pt", content)
-    assert "checkpoint.pt is damaged or of another script" in line and "start without --resume" in line
+    assert "checkpoint.pt is damaged or of another script" in line and "start a new run without --resume" in line
 
 
 @pytest.mark.parametrize("content", ["", '{"args": {"seed"'])

@@ -27,7 +27,6 @@ from helpers import (
     killed_and_resumed,
     load,
     new_folders,
-    refused,
     run,
     run_folders,
     run_here,
@@ -259,11 +258,11 @@ def test_the_same_command_twice(tmp_path):
 
 
 def test_two_runs_of_the_same_second_do_not_meet(tmp_path, monkeypatch):
-    """Folders are named by the second; the second run of one ends before it writes."""
+    """Folders are named by the second: two runs that begin in one, as in a sweep over a flag, get one each."""
     monkeypatch.setattr(time, "time", lambda: 1_800_000_000.5)
-    flags = f"{MINATAR} --total-timesteps 60"
-    run_here("minatar_mexp", flags, cwd=tmp_path)
-    assert "File exists" in refused("minatar_mexp", flags, cwd=tmp_path)
+    for k in ("0", "1"):
+        run_here("minatar_mexp", f"{MINATAR} --total-timesteps 60 --mean-scaling-coefficient {k}", cwd=tmp_path)
+    assert [folder.name[-10:] for folder in run_folders(tmp_path)] == ["1800000000", "1800000001"]
 
 
 def test_a_finished_run_on_a_read_only_disk(tmp_path):
