@@ -82,7 +82,7 @@ def load_weights(path: Path) -> tuple[dict[str, torch.Tensor], Optional[int]]:
     try:
         saved = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        fail(f"{path} is not there; a run makes it with --save-{path.stem}".replace("model_best", "best"))
+        fail(f"{path} is not there; a run makes it with {'--save-best' if 'best' in path.name else '--save-model'}")
     except Exception as error:  # torch raises whatever a damaged file leads to
         fail(f"{path} is damaged ({error})")
     return saved.get("weights", saved), saved.get("step")

@@ -20,6 +20,7 @@ and clipped gradients, as in the authors' release. RDQ (Daley, Nagarajan, White 
 q = v + a, without subtracting mean(a); the L2 penalty on v and a makes the split of q unique. For a fixed q it is
 smallest at v = sum(q) / (n + 1), where a equals the mean-expansion layer's z at k = n (Proposition 1 of its paper).
 Protocol and hyperparameters are those of `dqn_atari.py`: Machado et al. 2018 with the Adam settings of Rainbow.
+Forks: learning uses `streams` and `combine`, so change `combine` and not `forward`.
 
 Usage: python related/dueling_atari.py --env-id ALE/Breakout-v5
 """

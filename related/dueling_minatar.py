@@ -11,15 +11,15 @@
 #     "tyro==1.0.17",
 # ]
 # ///
-"""Dueling DQN on the five MinAtar games, and with `--rdq-beta 0.001` regularized dueling Q-learning (RDQ). Both share
-value across actions through their architecture; the paper of the mean-expansion layer compares the layer with them
-(Nagarajan, Daley, White & Machado, ICML 2026, arXiv 2606.29806).
+"""Dueling DQN on the five MinAtar games, and with `--rdq-beta 0.001` regularized dueling Q-learning (RDQ), with which
+the mean-expansion layer's paper compares the layer (Nagarajan, Daley, White & Machado, ICML 2026, arXiv 2606.29806).
 
 Dueling DQN: only the architecture of Wang et al. 2016 (arXiv 1511.06581, section 3), without their double DQN, rescaled
 and clipped gradients, as in the authors' release. RDQ (Daley, Nagarajan, White & Machado, RLC 2025, arXiv 2507.09523):
 q = v + a, without subtracting mean(a); the L2 penalty on v and a makes the split of q unique. For a fixed q it is
 smallest at v = sum(q) / (n + 1), where a equals the mean-expansion layer's z at k = n (Proposition 1 of its paper).
 Games and hyperparameters are those of `minatar_mexp.py`, not those of RDQ's own MinAtar experiments.
+Forks: learning uses `streams` and `combine`, so change `combine` and not `forward`.
 
 Usage: python related/dueling_minatar.py --env-id MinAtar/Breakout-v1
 """

@@ -17,9 +17,9 @@ layer (Nagarajan, Daley, White & Machado, ICML 2026, arXiv 2606.29806): DQN whos
 Five online networks of different sparsity learn from the same batches, against one target network, and each adds up its
 losses. At the end of a period (`--target-network-frequency`) the one of the least loss becomes the target. Slot 0 keeps
 it as it is, the other slots become copies of it, pruned further, and Adam begins anew. The target network is thus the
-one selected last: it is what is evaluated and saved. `--method polyprune` prunes one network by a
-schedule instead, `--method dense` never does, which is DQN with a mean squared loss. The layer has no
-weights: it is never pruned and never counted.
+one selected last: it is what is evaluated and saved. `--method polyprune` prunes one network by a schedule instead,
+`--method dense` never does, which is DQN with a mean squared loss. The layer has no weights: it is never pruned and
+never counted.
 
 The authors' training code is not public; `--num-networks`, `--max-exponent`, `--max-speed`, periods and schedule are
 those of their published configuration. Reconstructed and not read are the formula of new sparsities and the uniform
@@ -29,6 +29,11 @@ first keeps its network, each of the others draws a sparsity of its own. Chosen 
 networks start apart, and the first target network is a copy of the first; numbers of pruned weights are rounded, and
 never all; Adam's epsilon is DQN's; only eaudeqn resets Adam; the target network is what is evaluated.
 Environment, network and evaluation are those of `dqn_atari_mexp.py`; the schedule is that of Vincent et al. 2025.
+
+Forks: change `QNetworks` and `QNetwork.forward` alike. Only parameters named weight are pruned and counted. Clip each
+network's gradients by themselves, after `mask_gradients`. `importance` chooses what is pruned; what was pruned stays at
+-inf. `end_period` zeroes the optimizer's state, with which Adam begins and NAdam does not. Double DQN:
+`target_network(batch.next_obs).gather(1, q_networks(batch.next_obs).argmax(2).T).T`.
 
 Usage: python related/eaudeqn_atari.py --env-id ALE/Breakout-v5
 """

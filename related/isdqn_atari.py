@@ -22,6 +22,8 @@ every step for each environment; evaluation by their mean. The authors report tr
 draws a head, too.
 The network, its initialisation, the loss, the epsilon schedule and when learning starts are theirs; the environment's
 protocol, the replay and the evaluation are those of `dqn_atari_mexp.py`.
+Forks: `shift` must move every layer that has heads; weight decay would move head 0. Double DQN gathers the target heads
+at `online_heads(q_network(batch.next_obs)).argmax(2, keepdim=True)`.
 
 Usage: python related/isdqn_atari.py --env-id ALE/Pong-v5
 """

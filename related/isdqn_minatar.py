@@ -22,6 +22,8 @@ every step for each environment; evaluation by their mean. The authors report tr
 draws a head, too.
 The loss, the initialisation and the layer normalisation are theirs; the network, the schedules and the games are those
 of `minatar_mexp.py`, and the heads shift as often as its target network is copied.
+Forks: `shift` must move every layer that has heads; weight decay would move head 0. Double DQN gathers the target heads
+at `online_heads(q_network(batch.next_obs)).argmax(2, keepdim=True)`.
 
 Usage: python related/isdqn_minatar.py --env-id MinAtar/Breakout-v1
 """

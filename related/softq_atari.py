@@ -19,6 +19,7 @@ Soft DQN (`--entropy-form kl`, no bonus for a uniform policy) changes one line o
 bootstraps from the soft value rather than from the greatest action-value. Munchausen-DQN, `--munchausen 0.9
 --entropy-form entropy`, adds a clipped tau log pi(a|s) to the reward. `--temperature 0` is plain DQN. Rewards are
 clipped to [-1, 1]: the temperature is in their units. The layer shifts all q of a state alike, so pi is that of z too.
+Forks: n-step returns need the bonuses of the steps between, discounted.
 
 Usage: python related/softq_atari.py --env-id ALE/Pong-v5
 """

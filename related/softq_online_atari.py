@@ -24,6 +24,9 @@ only. Rewards are clipped to [-1, 1]: tau is in their units.
 The mean-expansion layer is left out: on this Q it would change V only, since softmax(Q / tau) stays as it is, and V has
 a head of its own.
 
+Forks: it learns by `heads`; `loss_q` and `update` write Q out again. Actions must come from the pi that learns. For GAE
+`q_target` takes `(1 - lam) * next_v[t] + lam * v_target` in the place of `v_target`.
+
 Usage: python related/softq_online_atari.py --env-id ALE/Breakout-v5
 """
 

@@ -27,6 +27,7 @@ SCRIPTS = {
     "related/dueling_minatar.py": ("MinAtar", "Dueling DQN"),
     "related/eaudeqn_atari.py": ("Atari", "Eau De DQN"),
     "related/eaudeqn_minatar.py": ("MinAtar", "Eau De DQN"),
+    "related/iqn_minatar.py": ("MinAtar", "IQN"),
     "related/isdqn_atari.py": ("Atari", "iS-DQN"),
     "related/isdqn_minatar.py": ("MinAtar", "iS-DQN"),
     "related/nature_dqn_atari.py": ("Atari", "Nature DQN"),

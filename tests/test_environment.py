@@ -200,3 +200,42 @@ def test_invalid_actions_are_refused(full_action_space, actions):
         envs.send(np.array(actions))
     *_, info = step(envs, [envs.num_actions - 1, 0])
     assert info["length"].tolist() == [1, 1]
+
+
+def test_seeds_hold_after_automatic_resets():
+    """Games of different seeds have sticky actions of their own, also in the episodes that begin unseeded."""
+    envs = dqn.AtariEnvs("ALE/Breakout-v5", 4, max_steps=40)
+    envs.reset(np.array([1, 2, 1, 2]))
+    rng, different = np.random.default_rng(0), []
+    for _ in range(160):
+        obs, *_ = step(envs, np.full(4, rng.integers(18)))
+        assert np.array_equal(obs[0], obs[2]) and np.array_equal(obs[1], obs[3])
+        different.append(not np.array_equal(obs[0], obs[1]))
+    assert all(any(different[t : t + 40]) for t in range(0, 160, 40))
+
+
+@pytest.mark.parametrize("max_steps", [27_000, 130])
+def test_every_episode_has_lives_of_its_own(max_steps):
+    """Breakout's five lives in every episode, though the emulators' lives are by then those of the next one."""
+    envs = dqn.AtariEnvs("ALE/Breakout-v5", 2, life_loss=True, max_steps=max_steps)
+    envs.reset(np.array([1, 2]))
+    rng, lost, episodes = np.random.default_rng(0), np.zeros(2, int), []
+    for _ in range(900):
+        _, _, terminated, truncated, done, info = step(envs, rng.integers(18, size=2))
+        lost += terminated
+        assert not (terminated & (info["length"] == 1)).any()
+        episodes += [(int(lost[i]), bool(truncated[i])) for i in np.flatnonzero(done)]
+        lost[done] = 0
+    assert len(episodes) >= 6 and all(1 <= losses <= 5 for losses, _ in episodes)
+    assert all(losses == 5 for losses, cut in episodes if not cut)
+    assert any(cut for _, cut in episodes) == (max_steps == 130)
+
+
+def test_lives_that_rise_end_nothing():
+    """Amidar's emulator reports no lives at a reset and some a frame later."""
+    emulator = ale_py.AtariVectorEnv("amidar", 1, noop_max=0, use_fire_reset=False)
+    _, info = emulator.reset(seed=np.array([1]))
+    assert info["lives"][0] == 0 and emulator.step(np.array([0]))[4]["lives"][0] > 0
+    envs = dqn.AtariEnvs("ALE/Amidar-v5", 1, life_loss=True)
+    envs.reset(np.array([1]))
+    assert not any(step(envs, [0])[2][0] for _ in range(10))

@@ -200,3 +200,35 @@ def test_learns_breakout(k, tmp_path):
         (row,) = csv.DictReader(file)
     print(f"k = {k}: {row['score_mean']}, random {np.mean(scores)}")  # shown when the test fails
     assert float(row["score_mean"]) > 3 * np.mean(scores)
+
+
+def test_freeways_clock_is_terminal():
+    """The package has no truncations: Freeway's clock ends an episode as a lost game does."""
+    envs = script.MinAtarEnvs("Freeway", 1)
+    envs.reset(np.array([0]))
+    for length in range(1, 2502):
+        _, _, terminated, truncated, done, info = envs.step(np.array([0]))
+        assert terminated[0] == done[0] == (length == 2501) and not truncated[0] and info["length"][0] == length
+
+
+def test_seaquest_surfaces_without_divers_after_six():
+    """Six divers on board and one surfacing leave -1: from then on the game lets one surface with none."""
+
+    def surfacings(divers, most=5):
+        """How often the game lets the player surface, `most` at most, with nothing else in the water."""
+        envs = script.MinAtarEnvs("Seaquest", 1)
+        envs.reset(np.array([0]))
+        game = envs.games[0].env
+        game.diver_count, up, down, count = divers, envs.action_set.index(2), envs.action_set.index(4), 0
+        for t in range(40):
+            for things in (game.divers, game.e_fish, game.e_subs, game.e_bullets):
+                things.clear()
+            below = game.sub_y > 0
+            _, _, terminated, *_ = envs.step(np.array([down if t % 8 < 4 else up]))
+            if terminated[0]:
+                return count
+            count += below and game.sub_y == 0
+        return min(count, most)
+
+    assert surfacings(0) == 0 and surfacings(2) == 2
+    assert surfacings(6) == 5  # and so on for ever

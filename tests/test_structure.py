@@ -82,7 +82,7 @@ GET_THE_CHANGE = {
     "linear_schedule": TRAINED,
     "fail": [*TRAINED, "play", "report", "tabular_mexp"],
     "make_envs": [name for name in TRAINED if GAMES_OF[name] == "Atari"],
-    "quantile_huber_loss": IQN,
+    "quantile_huber_loss": [*IQN, "related/iqn_minatar"],
     "Args": ["iqn_atari"],
     "QNetwork": ["iqn_atari"],
 }
@@ -218,9 +218,10 @@ LUNAR = NETWORK | {"update", "MinAtarEnvs", "GymEnvs", "make_envs", "ReplayBuffe
 # A script: what it is a copy of, the definitions that are its algorithm, changed lines of set-up, loop and end
 BASES = {
     "dueling_atari": ("dqn_atari", NETWORK | {"update"}, (0, 0, 0)),
-    "dueling_minatar": ("minatar_mexp", NETWORK | {"update", "MeanExpansion"}, (2, 0, 1)),
+    "dueling_minatar": ("minatar_mexp", NETWORK | {"update", "MeanExpansion"}, (3, 0, 1)),
     "eaudeqn_atari": ("dqn_atari_mexp", EAU, (24, 20, 4)),
     "eaudeqn_minatar": ("minatar_mexp", EAU, (23, 20, 4)),
+    "iqn_minatar": ("minatar_mexp", {"Args", "QNetwork", "action_values", "quantile_huber_loss", "update"}, (4, 0, 0)),
     "isdqn_atari": ("dqn_atari_mexp", HEADS, (34, 16, 0)),
     "isdqn_minatar": ("minatar_mexp", HEADS, (34, 16, 0)),
     "lunarlander_mexp": ("minatar_mexp", LUNAR, (5, 5, 0)),
@@ -228,8 +229,8 @@ BASES = {
     "nature_dqn_minatar": ("minatar_mexp", {"Args", "RMSprop", "update"}, (7, 0, 0)),
     "softq_atari": ("dqn_atari_mexp", SOFT, (1, 5, 0)),
     "softq_minatar": ("minatar_mexp", SOFT, (1, 5, 0)),
-    "softq_online_atari": ("dqn_atari_mexp", ONLINE, (27, 48, 1)),
-    "softq_online_minatar": ("minatar_mexp", ONLINE, (27, 25, 1)),
+    "softq_online_atari": ("dqn_atari_mexp", ONLINE, (28, 48, 1)),
+    "softq_online_minatar": ("minatar_mexp", ONLINE, (28, 25, 1)),
 }
 
 
