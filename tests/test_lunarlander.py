@@ -333,7 +333,7 @@ def test_terminal_transitions_of_a_run(tmp_path):
     "flags,words",
     [
         ("--env-id LunarLandr-v3", ["LunarLander"]),
-        ("--env-id LunarLander-v7", ["LunarLander-v3"]),
+        ("--env-id LunarLander-v7", ["LunarLander", "v3"]),
         ("--env-id Cartpole-v1", ["CartPole"]),
         ("--env-id ALE/NoSuchGame-v5", []),
         ("--env-id no_such_module:Env-v0", ["no_such_module", "cannot be made", "try LunarLander-v3"]),

@@ -209,7 +209,7 @@ def test_the_commit_of_a_repository_of_another_user(tmp_path):
 def test_evaluations_leave_no_thread():
     """The emulators of a phase are gone with it."""
     script = load("dqn_atari")
-    args = script.Args(env_id="ALE/Breakout-v5", eval_steps=1, eval_envs=4, eval_epsilon=1.0)
+    args = script.Args(env_id="ALE/Breakout-v5", eval_steps=1, eval_envs=2, eval_epsilon=1.0)
 
     def values(obs):
         return torch.zeros(len(obs), 18)
@@ -219,7 +219,7 @@ def test_evaluations_leave_no_thread():
     for step in (1, 2):
         script.evaluate(values, args, step, CPU)
     assert psutil.Process().num_threads() == before
-    envs = script.make_envs(args, 4)
+    envs = script.make_envs(args, 2)
     assert psutil.Process().num_threads() > before, "a phase has threads"
     del envs
 

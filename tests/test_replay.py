@@ -1,5 +1,6 @@
 """The replay buffers: Atari's against a naive list of stacked observations, the others' against one of transitions."""
 
+import copy
 import io
 
 import gymnasium
@@ -307,7 +308,7 @@ def test_state_of_transitions(name, needed):
         sizes.append(len(file.getvalue()))
     assert sizes[0] < sizes[1] < sizes[2] == sizes[3]
     _, other = whole_transitions(name, 50, 2)
-    other.load_state_dict({name: tensor.clone() for name, tensor in buffer.state_dict().items()})
+    other.load_state_dict(copy.deepcopy(buffer.state_dict()))
     for _ in range(2):
         for x, y in zip(*(b.sample(64, np.random.default_rng(3), CPU) for b in (buffer, other)), strict=True):
             assert torch.equal(x, y)
