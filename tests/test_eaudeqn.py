@@ -3,6 +3,7 @@
 import copy
 import json
 import math
+from contextlib import nullcontext
 
 import numpy as np
 import pytest
@@ -20,7 +21,6 @@ from helpers import (
     scalars,
     stopped_and_resumed,
 )
-from torch.utils._python_dispatch import TorchDispatchMode
 
 ATARI, MINATAR = "related/eaudeqn_atari", "related/eaudeqn_minatar"
 minatar = load(MINATAR)
@@ -74,23 +74,16 @@ def adam(parameters):
     return torch.optim.Adam(parameters, lr=LR, eps=EPS, fused=True)
 
 
-def by_size(weights, pruned):
-    """The indices of a flat list of weights in the order of pruning: pruned ones, then the smallest; of equal ones the
-    first."""
-    return sorted(range(len(weights)), key=lambda i: (-1 if i in pruned else abs(weights[i]), i))
-
-
 # MASKS
 
 
-@pytest.mark.parametrize("sparsity", [0.0, 1e-4, 0.01, 0.1, 0.29, 1 / 3, 0.5, 0.77, 0.95, 0.99, 0.9999, 1.0])
+@pytest.mark.parametrize("sparsity", [0.0, 0.01, 0.5, 0.9999, 1.0])
 def test_numbers_of_pruned_weights(script, sparsity):
-    """Of every weight tensor the nearest whole number, never all; the smallest ones; no bias."""
+    """Of every weight tensor, the last layer's too, the nearest whole number, never all; the smallest; no bias."""
     networks = make_networks(script)
     before = networks[2].state_dict()
     q_networks = script.QNetworks(networks)
     q_networks.copy_and_prune(2, [0.0, sparsity, sparsity / 2, 0.0, 0.5])
-    assert q_networks.sparsities == [0.0, sparsity, sparsity / 2, 0.0, 0.5]
     for i, asked in enumerate(q_networks.sparsities):
         for name, after in q_networks.state_of(i).items():
             if name.endswith("bias"):
@@ -103,22 +96,6 @@ def test_numbers_of_pruned_weights(script, sparsity):
             assert torch.equal(after, before[name] * mask) and set(mask.unique().tolist()) <= {0.0, 1.0}
             if 0 < count:
                 assert before[name][mask == 0].abs().max() <= before[name][mask == 1].abs().min()
-    assert {name.removesuffix(".weight") for name in q_networks.masks} == {
-        name.removesuffix(".bias") for name in before if name.endswith("bias")
-    }, "every layer, the last one too"
-
-
-def test_ties_are_broken_by_index():
-    networks = make_networks(minatar, 2)
-    pattern = torch.tensor([0.5, -0.25, 0.25, 0.0, -0.5, 0.25])
-    weight = networks[0].network[3].weight
-    weight.data = pattern.repeat(weight.numel() // 6 + 1)[: weight.numel()].view_as(weight)
-    q_networks = minatar.QNetworks(networks)
-    order = by_size(weight.flatten().tolist(), set())
-    for sparsity in (0.1, 0.2, 0.4, 0.9):
-        q_networks.copy_and_prune(0, [0.0, sparsity])
-        mask = q_networks.masks["network.3.weight"][1].flatten()
-        assert set(torch.nonzero(mask == 0).flatten().tolist()) == set(order[: round(sparsity * len(order))])
 
 
 def test_what_is_pruned_stays_pruned_beside_a_zero():
@@ -135,26 +112,20 @@ def test_what_is_pruned_stays_pruned_beside_a_zero():
 
 
 def test_pruned_weights_stay_zero(script):
-    """Through 100 steps of Adam, whose momentum from before the pruning would revive them, until they are replaced."""
-    steps = 100 if script is minatar else 12
+    """Through steps of Adam, whose momentum from before the pruning would revive them, until they are replaced."""
     q_networks, target, optimizer = stack(script, 3)
     args = script.Args()
     for seed in range(5):  # momentum
         script.update(q_networks, target, optimizer, args, make_batch(script, 4, seed))
     q_networks.copy_and_prune(1, [0.0, 0.5, 0.9])
     masks = {name: mask.clone() for name, mask in q_networks.masks.items()}
-    moments = [state["exp_avg"] for state in optimizer.state.values()]
-    assert any(moment.abs().max() > 1e-4 for moment in moments)
-    first = {name: stacked.detach().clone() for name, stacked in q_networks.parameters.items()}
-    for seed in range(steps):
+    assert any(state["exp_avg"].abs().max() > 1e-4 for state in optimizer.state.values())
+    for seed in range(12):
         script.update(q_networks, target, optimizer, args, make_batch(script, 4, seed))
         for name, mask in masks.items():
             stacked = q_networks.parameters[name]
             assert (stacked[mask == 0] == 0).all() and (stacked.grad[mask == 0] == 0).all()
-    for name, mask in masks.items():
-        assert torch.equal(q_networks.masks[name], mask)
-        moved = (q_networks.parameters[name] != first[name]) & (mask == 1)
-        assert moved.float().mean() > 0.02, "the others learn"
+    assert all(torch.equal(q_networks.masks[name], mask) for name, mask in masks.items())
     q_networks.copy_and_prune(0, [0.0, 0.0, 0.2])
     for name, mask in q_networks.masks.items():
         assert (mask[1] == 1).all() and torch.equal(q_networks.parameters[name][1], q_networks.parameters[name][0])
@@ -167,12 +138,9 @@ def test_pruned_weights_stay_zero(script):
     "losses,chosen",
     [
         ([3.0, 2.0, 1.0, 2.0, 5.0], 2),
-        ([0.1, 0.2, 0.3, 0.4, 0.5], 0),
-        ([5.0, 4.0, 3.0, 2.0, 1.0], 4),
         ([2.0, 1.0, 1.0, 3.0, 1.0], 1),  # of equal ones the first
         ([math.nan, 2.0, math.nan, 1.0, 9.0], 3),
         ([math.inf, math.nan, 7.0, math.inf, 8.0], 2),
-        ([math.nan] * 5, 0),
         ([math.nan, math.inf, math.inf, math.nan, math.nan], 0),
     ],
 )
@@ -180,53 +148,44 @@ def test_selection(losses, chosen, capsys):
     """The chosen network is the target, and all slots are made of it as it was; in place, with Adam's state zero."""
     q_networks, target, optimizer = stack(minatar)
     args = minatar.Args(total_timesteps=100_000, horizon=100_000, max_speed=0.05)
-    for seed in range(3):
-        minatar.update(q_networks, target, optimizer, args, make_batch(minatar, seed=seed))
-    q_networks.copy_and_prune(1, [0.05, 0.1, 0.2, 0.3, 0.4])  # networks that differ in masks ...
+    sparsities = [0.05, 0.1, 0.2, 0.3, 0.4]
+    q_networks.copy_and_prune(1, sparsities)  # networks that differ in masks ...
     for seed in range(3):
         minatar.update(q_networks, target, optimizer, args, make_batch(minatar, seed=seed))  # ... and weights
     q_networks.loss_sums.copy_(torch.tensor(losses))
     before = [{name: value.clone() for name, value in q_networks.state_of(i).items()} for i in range(5)]
 
-    def places():
+    def places():  # a CUDA graph goes on reading and writing there
         tensors = [*q_networks.parameters.values(), *q_networks.masks.values(), *target.parameters()]
         tensors += [tensor for moments in optimizer.state.values() for tensor in moments.values()]
         return [tensor.data_ptr() for tensor in [*tensors, q_networks.loss_sums]]
 
     places_before = places()
-    assert all(moments["step"] == 6 and moments["exp_avg"].any() for moments in optimizer.state.values())
-
+    assert all(moments["step"] == 3 and moments["exp_avg"].any() for moments in optimizer.state.values())
     logged = minatar.end_period(q_networks, target, optimizer, args, np.random.default_rng(0), 50_000)
     assert logged["networks/chosen"] == chosen
     warning = "warning: step 50,000: the losses of all networks are NaN or infinite"
     assert (warning in capsys.readouterr().out) == (not np.isfinite(losses).any())
-    sparsity = [0.05, 0.1, 0.2, 0.3, 0.4][chosen]
+    sparsity = sparsities[chosen]
     assert q_networks.sparsities[0] == logged["networks/target_sparsity"] == sparsity
     expected = minatar.next_sparsities(sparsity, np.random.default_rng(0).uniform(0, 3, size=4), args, 50_000)
     assert q_networks.sparsities[1:] == expected.tolist()
     for name, value in before[chosen].items():
         assert torch.equal(target.state_dict()[name], value) and torch.equal(q_networks.state_of(0)[name], value)
         for i in range(1, 5):
-            slot = q_networks.state_of(i)[name]
-            if name.endswith("bias"):
-                assert torch.equal(slot, value)
-                continue
-            count = round(q_networks.sparsities[i] * value.numel())
-            flat = value.flatten().tolist()
-            pruned = {j for j, weight in enumerate(flat) if weight == 0}
-            gone = by_size(flat, pruned)[:count]
             by_hand = value.clone().flatten()
-            by_hand[gone] = 0
-            assert torch.equal(slot.flatten(), by_hand)
+            if name.endswith(
+                "weight"
+            ):  # the smallest go, which are those that had gone before; of equal ones the first
+                order = np.argsort(by_hand.abs().numpy(), kind="stable")
+                by_hand[order[: round(q_networks.sparsities[i] * value.numel())].copy()] = 0
+            assert torch.equal(q_networks.state_of(i)[name].flatten(), by_hand)
     assert all(not tensor.any() for moments in optimizer.state.values() for tensor in moments.values())
     assert not q_networks.loss_sums.any()
     assert places() == places_before
     for i in range(5):
         assert logged[f"networks/accumulated_loss_{i}"] == pytest.approx(losses[i], nan_ok=True)
-        assert logged[f"networks/sparsity_{i}"] == [0.05, 0.1, 0.2, 0.3, 0.4][i]
-    zeros = minatar.sparsity_metrics(target)
-    assert logged["networks/target_nonzero_weights"] == zeros["nonzero_weights"]
-    assert zeros["sparsity"] == pytest.approx(sparsity, abs=1e-3)
+        assert logged[f"networks/sparsity_{i}"] == sparsities[i]
 
 
 @pytest.mark.parametrize("method", ["polyprune", "dense"])
@@ -249,82 +208,15 @@ def test_periods_of_a_single_network(method):
         assert all(torch.equal(saved[key], moments[i][key]) for key in saved)
 
 
-class Waits(TorchDispatchMode):
-    """Counts what would wait for a GPU: numbers read from a tensor, and outputs whose shape depends on the values."""
-
-    names = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "bincount")
-
-    def __init__(self):
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        self.count += any(func.__name__.startswith(name) for name in self.names)
-        return func(*args, **(kwargs or {}))
-
-
-def test_a_period_ends_with_one_wait(monkeypatch):
-    """The losses are read at once; pruning and zeroing read nothing."""
-    q_networks, target, optimizer = stack(minatar)
-    args = minatar.Args(horizon=100_000)
-    minatar.update(q_networks, target, optimizer, args, make_batch(minatar))
-    copies = []
-    cpu = torch.Tensor.cpu
-
-    def counted(tensor):
-        copies.append(tensor.shape)
-        return cpu(tensor)
-
-    monkeypatch.setattr(torch.Tensor, "cpu", counted)
-    with Waits() as waits:
-        minatar.end_period(q_networks, target, optimizer, args, np.random.default_rng(0), 1000)
-    assert waits.count == 0 and copies == [(5,)]
-    with Waits() as waits:
-        minatar.sparsity_metrics(target)
-        q_networks.loss_sums.sum().item()
-    assert waits.count > 0, "it does count"
-
-
-def test_between_captured_updates(cuda):
-    """With CUDA graphs, by the stand-in for a GPU: periods that end between replayed updates are seen by them."""
-    results = []
-    for graphs in (False, True):
-        q_networks, target, optimizer = stack(minatar)
-        args = minatar.Args(horizon=10_000, max_speed=0.3)
-        rng = np.random.default_rng(3)
-
-        def learn(*batch, parts=(q_networks, target, optimizer, args)):
-            return minatar.update(*parts, minatar.Batch(*batch))
-
-        call = minatar.capture(cuda.launched(learn), optimizer) if graphs else learn
-        for step in range(1, 13):
-            call(*make_batch(minatar, seed=step))
-            if step % 4 == 0:
-                minatar.end_period(q_networks, target, optimizer, args, rng, 500 * step)
-        results.append((q_networks, target, optimizer))
-    (plain, plain_target, _), (graphed, graphed_target, optimizer) = results
-    assert cuda.captures == 1 and cuda.events.count("replayed") == 9
-    assert plain.sparsities == graphed.sparsities and max(plain.sparsities) > 0.3
-    for name in plain.parameters:
-        assert torch.equal(plain.parameters[name], graphed.parameters[name])
-    for one, other in zip(plain_target.parameters(), graphed_target.parameters(), strict=True):
-        assert torch.equal(one, other)
-    assert all(moments["step"] == 0 for moments in optimizer.state.values()), "the last period ended at step 12"
-
-
 # SPARSITIES
 
 
 BY_HAND = [  # T, H, t, s, u, max_speed, the new sparsity
     (8_000, 10_000_000, 24_000, 0.0, 0.0, 0.01, 0.0),
-    (8_000, 10_000_000, 24_000, 0.0, 1.0, 0.01, 8_000 / 9_976_000),
     (8_000, 10_000_000, 24_000, 0.0, 3.0, 0.01, 1 - (9_968_000 / 9_976_000) ** 3),
-    (8_000, 10_000_000, 5_000_000, 0.5, 3.0, 0.01, 1 - 0.5 * 0.9984**3),
     (8_000, 10_000_000, 9_900_000, 0.5, 1.0, 0.01, 0.51),  # 0.54 without the cap
     (8_000, 10_000_000, 9_900_000, 0.5, 1.0, 0.1, 0.54),
-    (8_000, 10_000_000, 9_984_000, 0.9, 1.0, 1.0, 0.95),  # half of what is left
-    (8_000, 10_000_000, 9_992_000, 0.9, 1.0, 0.01, 0.91),  # the last period
-    (8_000, 10_000_000, 9_992_000, 0.9, 1.0, 1.0, 1.0),
+    (8_000, 10_000_000, 9_992_000, 0.9, 1.0, 1.0, 1.0),  # the last period
     (8_000, 10_000_000, 10_000_000, 0.9, 0.5, 0.02, 0.92),  # the horizon itself
     (8_000, 10_000_000, 9_996_000, 0.995, 2.0, 0.01, 1.0),  # less than a period is left
     (1_000, 500_000, 250_000, 0.2, 1.5, 0.01, 1 - 0.8 * 0.996**1.5),
@@ -336,20 +228,6 @@ def test_next_sparsities_by_hand(period, horizon, step, sparsity, exponent, max_
     args = minatar.Args(target_network_frequency=period, horizon=horizon, max_speed=max_speed)
     (got,) = minatar.next_sparsities(sparsity, np.array([exponent]), args, step)
     assert got == pytest.approx(expected, abs=1e-12)
-
-
-@pytest.mark.parametrize("choose", ["first", "last", "random"])
-@pytest.mark.parametrize("max_speed", [0.01, 1.0])
-def test_sparsity_along_the_chosen_line(choose, max_speed):
-    """Whichever network is chosen, sparsity never falls, rises by no more than allowed, and never exceeds 1."""
-    rng = np.random.default_rng(0)
-    args = minatar.Args(target_network_frequency=1_000, horizon=300_000, max_speed=max_speed)
-    sparsity = 0.0
-    for step in range(1_000, 300_001, 1_000):
-        slots = [sparsity, *minatar.next_sparsities(sparsity, rng.uniform(0, 3, size=4), args, step).tolist()]
-        assert all(sparsity <= slot <= 1 and slot <= sparsity + max_speed for slot in slots)
-        sparsity = {"first": slots[0], "last": max(slots), "random": slots[rng.integers(5)]}[choose]
-    assert (sparsity == 0) == (choose == "first")
 
 
 @pytest.mark.parametrize(
@@ -497,53 +375,34 @@ def test_columns_and_logs(flags, tmp_path):
     """The evaluated network is the one of `model.pt`, with its zeros; what is logged agrees with it."""
     run_here(MINATAR, SHORT, flags, cwd=tmp_path)
     (folder,) = run_folders(tmp_path)
-    header = (folder / "eval.csv").read_text().splitlines()[0].split(",")
-    assert header[-4:] == ["q_norm", "sparsity", "nonzero_weights", "wall_time"]
-    rows = evaluations(folder)
+    args = json.loads((folder / "config.json").read_text())["args"]
+    assert args["num_networks"] == (1 if "method" in flags else 5)
+    assert args["horizon"] == (1000 if "dense" in flags else int(flags.split("--horizon ")[1].split()[0]))
+    row = evaluations(folder)[-1]
     weights = [value for name, value in torch.load(folder / "model.pt", weights_only=True).items() if "weight" in name]
-    nonzero = sum(int((weight != 0).sum()) for weight in weights)
-    assert int(rows[-1]["nonzero_weights"]) == nonzero
-    assert float(rows[-1]["sparsity"]) == pytest.approx(1 - nonzero / sum(weight.numel() for weight in weights))
+    size, nonzero = sum(weight.numel() for weight in weights), sum(int(weight.count_nonzero()) for weight in weights)
+    assert int(row["nonzero_weights"]) == nonzero and float(row["sparsity"]) == pytest.approx(1 - nonzero / size)
     logged = {(tag, step): value for tag, step, value in scalars(folder)}
-    for row in rows:
-        step = int(row["step"])
-        assert logged["networks/target_nonzero_weights", step] == int(row["nonzero_weights"])
-        assert logged["networks/target_sparsity", step] == pytest.approx(float(row["sparsity"]), abs=0.005)
-        assert logged["eval/sparsity", step] == pytest.approx(float(row["sparsity"]))
     steps = sorted(step for tag, step in logged if tag == "networks/chosen")
     assert steps == list(range(100, 1001, 100))
-    count = 1 if "method" in flags else 5
-    for i in range(count):
-        assert [step for tag, step in logged if tag == f"networks/sparsity_{i}"] == steps
-        assert all(logged[f"networks/accumulated_loss_{i}", step] > 0 for step in steps)
-    assert ("networks/sparsity_5", 100) not in logged
-    if "polyprune" in flags:
+    if "dense" in flags:
+        assert nonzero == size
+    elif "polyprune" in flags:
         sparsities = [logged["networks/target_sparsity", step] for step in steps]
         expected = [minatar.polyprune_sparsity(step / 2000, 0.95) for step in steps]
         assert sparsities == pytest.approx(expected, abs=1e-6)
-    elif "dense" in flags:
-        assert nonzero == sum(weight.numel() for weight in weights)
     else:
         for step, following in zip(steps, steps[1:], strict=False):
-            losses = [logged[f"networks/accumulated_loss_{i}", step] for i in range(5)]
-            chosen = int(np.argmin(losses))
+            chosen = int(np.argmin([logged[f"networks/accumulated_loss_{i}", step] for i in range(5)]))
             assert logged["networks/chosen", step] == chosen
             sparsity = logged[f"networks/sparsity_{chosen}", step]
             assert logged["networks/target_sparsity", step] == sparsity == logged["networks/sparsity_0", following]
             later = [logged[f"networks/sparsity_{i}", following] for i in range(1, 5)]
             assert all(sparsity <= value <= sparsity + 0.1 + 1e-6 for value in later) and len(set(later)) == 4
         best = torch.load(folder / "model_best.pt", weights_only=True)
-        (row,) = (row for row in rows if int(row["step"]) == best["step"])
-        assert float(row["score_mean"]) == max(float(row["score_mean"]) for row in rows)
-        nonzero = sum(int((value != 0).sum()) for name, value in best["weights"].items() if "weight" in name)
+        (row,) = (row for row in evaluations(folder) if int(row["step"]) == best["step"])
+        nonzero = sum(int(value.count_nonzero()) for name, value in best["weights"].items() if "weight" in name)
         assert int(row["nonzero_weights"]) == nonzero
-
-
-def test_periods_of_three_environments(tmp_path):
-    """Each ends at the first step that is counted at or after a multiple of its length."""
-    run_here(MINATAR, SHORT, "--num-envs 3 --total-timesteps 500", cwd=tmp_path)
-    steps = sorted(step for tag, step, _ in scalars(run_folders(tmp_path)[0]) if tag == "networks/chosen")
-    assert steps == [102, 201, 300, 402, 501]
 
 
 def test_no_period_ends_before_something_was_learnt(tmp_path):
@@ -560,15 +419,6 @@ def test_polyprune_resumes_bit_for_bit(tmp_path):
     flags = f"{SHORT} --method polyprune --prune-frequency 30 --total-timesteps 400"
     flags += " --eval-frequency 150 --checkpoint-frequency 250"
     assert_same_run(*stopped_and_resumed(MINATAR, flags, tmp_path, stop_at=290))
-
-
-def test_number_of_networks_and_horizon_of_a_run(tmp_path):
-    """They follow the method and the length of the run."""
-    for method, count in (("eaudeqn", 5), ("dense", 1)):
-        (tmp_path / method).mkdir()
-        run_here(MINATAR, f"{SHORT} --method {method} --total-timesteps 8 --learning-starts 8", cwd=tmp_path / method)
-        config = json.loads((run_folders(tmp_path / method)[0] / "config.json").read_text())
-        assert config["args"]["num_networks"] == count and config["args"]["horizon"] == 8
 
 
 def test_the_baseline_plays_the_saved_network(script):
@@ -602,50 +452,33 @@ def test_sparse_export(tmp_path, monkeypatch):
         assert sizes[0] / sizes[1] == pytest.approx(smaller, rel=0.05)
 
 
-GAMES = ["minatar", pytest.param("atari", marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("games", GAMES)
-@pytest.mark.parametrize("period,warned", [(250, False), (301, True), (420, True), (500, True)])
-def test_a_target_network_that_never_learns(games, period, warned, tmp_path):
-    """Learning starts at step 400 of 500. A period of 250 ends at the last step only, as one of 500 does, and before; a
-    period of 301 only before. With the period of 420 learning starts at 410, but the first update is at 450. On Atari
-    nothing is learned from the last step any more."""
-    env_id = "Asterix" if games == "minatar" else "ALE/Pong-v5"
-    flags = f"--env-id {env_id} --buffer-size 500 --learning-starts 400 --total-timesteps 500 --eval-frequency 0"
-    flags += " --width 16 --batch-size 4 --train-frequency 50"
-    if period == 250:
-        flags = flags.replace("--learning-starts 400", "--learning-starts 200")
-    if period == 420:
-        flags = flags.replace("--learning-starts 400", "--learning-starts 410")
-    name = f"related/eaudeqn_{games}"
-    output = run_here(name, flags, f"--target-network-frequency {period} --save-model", cwd=tmp_path).stdout
+@pytest.mark.parametrize("period,start,warned", [(250, 200, False), (301, 400, True), (420, 410, True)])
+def test_a_target_network_that_never_learns(period, start, warned, tmp_path):
+    """Of 500 steps. The period of 301 ends before learning starts; that of 420 after, but before the first update."""
+    flags = f"--env-id Asterix --buffer-size 500 --learning-starts {start} --total-timesteps 500 --eval-frequency 0"
+    flags += f" --width 16 --batch-size 4 --train-frequency 50 --target-network-frequency {period} --save-model"
+    output = run_here(MINATAR, flags, cwd=tmp_path).stdout
     assert ("warning: no --target-network-frequency period" in output) == warned
     torch.manual_seed(1)
-    made = make_network(load(name), 5 if games == "minatar" else 18, 0.0, width=16).output.weight
+    made = make_network(minatar, 5, 0.0, width=16).output.weight
     model = torch.load(run_folders(tmp_path)[0] / "model.pt", weights_only=True)
-    learned = not warned or (games, period) == ("minatar", 500)
-    assert torch.equal(model["output.weight"], made) != learned
+    assert torch.equal(model["output.weight"], made) == warned
 
 
 @pytest.mark.parametrize(
     "flags,warned",
     [
-        ("--prune-frequency 10 --horizon 500", True),  # up to step 100 its schedule is 0
         ("--prune-frequency 10 --horizon 449", False),
         ("--prune-frequency 10 --horizon 450", True),  # pruned at step 90 last, which is 20% of the horizon
         ("--prune-frequency 60", True),  # at 60 only, before it learns
-        ("--prune-frequency 64", False),
         ("--prune-frequency 61 --num-envs 4", False),  # which is due in step 64
     ],
 )
-@pytest.mark.parametrize("games", GAMES)
-def test_polyprune_that_never_prunes(games, flags, warned, tmp_path):
+def test_polyprune_that_never_prunes(flags, warned, tmp_path):
     """Learning starts at step 64 of 100, at whose end nothing is pruned."""
     small = "--buffer-size 500 --learning-starts 64 --total-timesteps 100 --eval-frequency 0 --width 8 --batch-size 4"
-    env_id = "Asterix" if games == "minatar" else "ALE/Pong-v5"
-    small += f" --env-id {env_id} --method polyprune --target-network-frequency 33 --save-model"
-    output = run_here(f"related/eaudeqn_{games}", small, flags, cwd=tmp_path).stdout
+    small += " --env-id Asterix --method polyprune --target-network-frequency 33 --save-model"
+    output = run_here(MINATAR, small, flags, cwd=tmp_path).stdout
     assert ("warning: polyprune prunes nothing before the last step" in output) == warned
     model = torch.load(run_folders(tmp_path)[0] / "model.pt", weights_only=True)
     assert all(weight.all() for name, weight in model.items() if name.endswith("weight")) == warned
@@ -698,23 +531,16 @@ def test_layer_that_the_stack_does_not_know(script):
         script.check_stack(networks, make_batch(script).obs)
 
 
-@pytest.mark.parametrize("games", ["minatar", "atari"])
-def test_a_loss_of_all_networks_together(games, tmp_path):
+@pytest.mark.parametrize("end,works", [(")", False), (", reduction='none').mean(1)", True)])
+def test_a_loss_of_all_networks_together(end, works, tmp_path):
     """PyTorch's losses average over everything by default: one number would be added to the sums of all networks."""
-    name, line = f"related/eaudeqn_{games}", "losses = td_errors.square().mean(1)"
     huber = "losses = nn.functional.smooth_l1_loss(q_taken, td_target.expand_as(q_taken)"
-    for end, works in ((")", False), (", reduction='none').mean(1)", True)):
-        forked = load(fork(tmp_path / f"huber_{games}_{works}.py", (line, huber + end), name=name))
-        networks = make_networks(forked)
-        q_networks = forked.QNetworks(networks)
-        optimizer = adam(q_networks.parameters.values())
-        parts = (q_networks, networks[0], optimizer, forked.Args(), make_batch(forked))
-        if works:
-            forked.update(*parts)
-            assert len(set(q_networks.loss_sums.tolist())) == 5
-        else:
-            with pytest.raises(RuntimeError, match=r"one for each network, \(5,\)"):
-                forked.update(*parts)
+    change = ("losses = td_errors.square().mean(1)", huber + end)
+    forked = load(fork(tmp_path / f"huber_{works}.py", change, name=MINATAR))
+    q_networks, target, optimizer = stack(forked)
+    with nullcontext() if works else pytest.raises(RuntimeError, match=r"one for each network, \(5,\)"):
+        forked.update(q_networks, target, optimizer, forked.Args(), make_batch(forked))
+    assert len(set(q_networks.loss_sums.tolist())) == (5 if works else 1)
 
 
 def test_defaults():

@@ -16,6 +16,7 @@ from helpers import (
     ROOT,
     Chosen,
     assert_same_run,
+    batch_of,
     load,
     make_network,
     run_folders,
@@ -182,18 +183,9 @@ def two_networks(script):
     return make_network(script), make_network(script).requires_grad_(False)
 
 
-def random_batch(script, **fields):
-    """16 transitions, some of them terminal."""
-    rng = np.random.default_rng(0)
-    obs = torch.from_numpy(rng.integers(0, 256, size=(2, 16, 4, 84, 84), dtype=np.uint8))
-    return script.Batch(
-        obs=obs[0],
-        actions=torch.from_numpy(rng.integers(6, size=16)),
-        rewards=torch.from_numpy(rng.integers(-1, 2, size=16).astype(np.float32)),
-        next_obs=obs[1],
-        terminated=torch.from_numpy((rng.random(16) < 0.3).astype(np.float32)),
-        **fields,
-    )
+def batch_with(script, **fields):
+    """16 transitions, some of them terminal, and what the patch adds to them."""
+    return script.Batch(**batch_of(load("dqn_atari_mexp"))._asdict(), **fields)
 
 
 class Episodes:
@@ -265,11 +257,6 @@ def numbers(frames):
     return np.ascontiguousarray(frames.numpy()[..., 0, :4]).view(np.uint32)[..., 0].astype(int)
 
 
-def slot_numbers(buffer):
-    """The number in every slot's frame."""
-    return numbers(buffer.frames[: buffer.size])
-
-
 KINDS = [
     dict(p_terminated=0.05, p_truncated=0, p_cut=0),
     dict(p_terminated=0.0, p_truncated=0, p_cut=0),  # one endless episode
@@ -278,14 +265,14 @@ KINDS = [
 ]
 
 
-# DOUBLE DQN
+# TARGETS AND LOSSES
 
 
 def test_double_dqn_target(module):
     """The online network chooses the action and the target network evaluates it, in a loop over the batch."""
     script = module("double_dqn")
     network, target = two_networks(script)
-    batch = random_batch(script)
+    batch = batch_with(script)
     targets = []
     of_dqn = []
     with torch.no_grad():
@@ -297,6 +284,22 @@ def test_double_dqn_target(module):
         of_dqn.append(float(batch.rewards[b]) + 0.9 * goes_on * max(target_values[b]))
     assert sum(a < b - 1e-3 for a, b in zip(targets, of_dqn, strict=True)) >= 5, "else this test shows nothing"
     step_by_hand(script, script.Args(gamma=0.9), batch, targets, network, target)
+
+
+@pytest.mark.parametrize("name", ["n_step", "prioritised_replay"])
+def test_discounts_and_weights_of_a_batch(name, module):
+    """Each transition's own discount in its target, and its own weight in the loss."""
+    script = module(name)
+    network, target = two_networks(script)
+    discounts, field = torch.full((16,), 0.99), {"weights": torch.linspace(0.1, 1, 16)}
+    if name == "n_step":
+        discounts = 0.9 ** torch.arange(1, 17)
+        field = {"discounts": discounts}
+    batch = batch_with(script, **field)
+    with torch.no_grad():
+        next_values = target(batch.next_obs).amax(1)
+    targets = (batch.rewards + discounts * (1 - batch.terminated) * next_values).tolist()
+    step_by_hand(script, script.Args(), batch, targets, network, target)
 
 
 # N-STEP RETURNS
@@ -365,20 +368,6 @@ def test_one_step_is_the_script(module):
     assert (batches[1].discounts == np.float32(0.99)).all()
 
 
-def test_n_step_target(module):
-    script = module("n_step")
-    network, target = two_networks(script)
-    discounts = 0.9 ** torch.arange(1, 17)
-    batch = random_batch(script, discounts=discounts)
-    with torch.no_grad():
-        next_values = target(batch.next_obs).amax(1).tolist()
-    targets = []
-    for b in range(16):
-        bootstrap = 0.0 if batch.terminated[b] else next_values[b]
-        targets.append(float(batch.rewards[b]) + float(discounts[b]) * bootstrap)
-    step_by_hand(script, script.Args(), batch, targets, network, target)
-
-
 # IMPALA'S NETWORK
 
 
@@ -406,7 +395,7 @@ def impala_by_hand(weights, obs, k):
 
 
 def test_impala_network(module):
-    """Values, the 34 tensors, and the model with the layer folded away."""
+    """Values, the 34 tensors, which are LeCun normal as in the network that it replaces, and the layer folded away."""
     script = module("impala")
     torch.manual_seed(0)
     network = script.QNetwork(6, 2.0)
@@ -416,22 +405,15 @@ def test_impala_network(module):
     assert values.shape == (3, 6) and values.dtype == torch.float32
     torch.testing.assert_close(values.double(), impala_by_hand(weights, obs, 2.0), rtol=1e-4, atol=1e-4)
 
-    assert len(list(network.parameters())) == 34  # 15 convolutions and 2 linear layers
-    folded = script.QNetwork(6, 0.0)
-    folded.load_state_dict(network.folded_state_dict())
-    torch.testing.assert_close(folded(obs), values, rtol=1e-4, atol=1e-4)
-
-
-def test_impala_initialisation(module):
-    """Every layer is LeCun normal with biases 0.1, and 0 in the last, as in the network that it replaces."""
-    torch.manual_seed(0)
-    network = module("impala").QNetwork(18, 18.0)
     layers = [layer for layer in network.modules() if isinstance(layer, (nn.Conv2d, nn.Linear))]
-    assert len(layers) == 17
+    assert len(layers) == 17 and len(list(network.parameters())) == 34
     for layer in layers:
         scaled = layer.weight.detach() * layer.weight[0].numel() ** 0.5
         assert abs(scaled.std() - 1) < 5 / (2 * scaled.numel()) ** 0.5
         assert (layer.bias == (0 if layer is network.output else 0.1)).all()
+    folded = script.QNetwork(6, 0.0)
+    folded.load_state_dict(network.folded_state_dict())
+    torch.testing.assert_close(folded(obs), values, rtol=1e-4, atol=1e-4)
 
 
 # PRIORITISED REPLAY
@@ -516,29 +498,13 @@ def test_drawn_by_priority(kinds, num_envs, module):
     for _ in range(draws // 32):
         batch, slots = buffer.sample(32, rng, CPU, 0.7)
         assert valid[slots].all()
-        assert np.array_equal(slot_numbers(buffer)[slots], numbers(batch.obs)[:, -1])
+        assert np.array_equal(numbers(buffer.frames[: buffer.size])[slots], numbers(batch.obs)[:, -1])
         np.add.at(counts, slots, 1)
         weights = (valid.sum() * probabilities[slots]) ** -0.7
         np.testing.assert_allclose(batch.weights, weights / weights.max(), rtol=1e-6)
     assert batch.weights.dtype == torch.float32
     expected = draws * probabilities
     assert (np.abs(counts - expected) <= 5 * np.sqrt(expected) + 2).all()
-
-
-def test_stratified(module):
-    """The draws fall into equal parts of the total, one each; only those of slots that are not valid are repeated."""
-    script = module("prioritised_replay")
-    buffer = filled_priorities(script, 1, p_terminated=0.05, p_truncated=0, p_cut=0)
-    cumulated = np.cumsum(leaves(buffer))
-    share = cumulated[-1] / 16
-    for seed in range(20):
-        draws = np.random.default_rng(seed).random(16)
-        first = np.searchsorted(cumulated, (np.arange(16) + draws) * share, side="right")
-        kept = buffer.valid(first)
-        assert kept.sum() >= 8
-        _, slots = buffer.sample(16, np.random.default_rng(seed), CPU, 0.4)
-        assert np.array_equal(slots[kept], first[kept])
-        assert buffer.valid(slots).all()
 
 
 def test_without_priorities_all_weigh_the_same(module):
@@ -549,30 +515,3 @@ def test_without_priorities_all_weigh_the_same(module):
     assert (leaves(buffer) == 1).all()
     batch, _ = buffer.sample(32, np.random.default_rng(0), CPU, 0.4)
     assert (batch.weights == 1).all()
-
-
-def test_weights_scale_the_loss(module):
-    script = module("prioritised_replay")
-    network, target = two_networks(script)
-    batch = random_batch(script, weights=torch.linspace(0.1, 1, 16))
-    with torch.no_grad():
-        next_values = target(batch.next_obs).amax(1)
-    targets = (batch.rewards + 0.99 * (1 - batch.terminated) * next_values).tolist()
-    step_by_hand(script, script.Args(), batch, targets, network, target)
-
-
-@pytest.mark.parametrize("steps", [20, 150])
-def test_priorities_in_the_checkpoint(steps, module):
-    """A buffer that was saved and loaded has the same tree, bit for bit, and draws the same."""
-    script = module("prioritised_replay")
-    buffer = filled_priorities(script, 3, steps, p_terminated=0.05, p_truncated=0.1, p_cut=0.02)
-    state = {name: tensor.clone() for name, tensor in buffer.state_dict().items()}
-    other = script.ReplayBuffer(120, 3, CPU)
-    other.load_state_dict(state)
-    assert np.array_equal(buffer.priorities.nodes, other.priorities.nodes)
-    assert buffer.max_priority == other.max_priority > 1
-    one, its_slots = buffer.sample(64, np.random.default_rng(5), CPU, 0.4)
-    two, other_slots = other.sample(64, np.random.default_rng(5), CPU, 0.4)
-    assert np.array_equal(its_slots, other_slots)
-    for a, b in zip(one, two, strict=True):
-        assert torch.equal(a, b)

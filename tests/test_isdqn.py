@@ -9,13 +9,11 @@ import torch.nn.functional as F
 from helpers import (
     MINATAR_FLAGS,
     assert_same_run,
-    assert_same_weights,
     batch_of,
     doubles,
     fork,
     games_of,
     load,
-    new_folders,
     run_folders,
     run_here,
     scalars,
@@ -158,20 +156,6 @@ def test_the_random_head_is_uniform():
     assert counts[0] == 0 and (counts[1:] > 900).all()  # 1,000 expected, the standard deviation is 26
 
 
-def test_the_head_is_drawn_on_the_device(script, monkeypatch):
-    """And nothing is read back: a tensor of the device `meta` has no numbers."""
-    devices, randint = [], torch.randint
-
-    def watched(*args, **kwargs):
-        drawn = randint(*args, **kwargs)
-        devices.append(drawn.device.type)
-        return drawn
-
-    monkeypatch.setattr(torch, "randint", watched)
-    values = script.action_values(make_network(script, 4).to("meta"), "random", batch_of(script).obs.to("meta"))
-    assert values.device.type == "meta" and devices == ["meta"]
-
-
 # UPDATE
 
 
@@ -231,17 +215,6 @@ def test_update_against_loops(variant, k):
     assert mean_q.item() == pytest.approx(chosen.mean().item(), rel=1e-12)
 
 
-def test_update_of_atari_is_that_of_minatar():
-    """Loss and heads' losses of the convolutional network by the same loops, in float32."""
-    script = load(ATARI)
-    network = make_network(script, 4, 6.0)
-    batch = batch_of(script)
-    expected, head_losses, _ = loss_by_hand(script, copy.deepcopy(network), network, batch, 4, shared=True)
-    loss, _, _, ours, _ = script.update(network, network, adam(network), script.Args(gamma=GAMMA), batch)
-    torch.testing.assert_close(loss, expected.detach(), rtol=1e-4, atol=1e-5)
-    torch.testing.assert_close(ours, head_losses, rtol=1e-4, atol=1e-5)
-
-
 def test_head_0_moves_in_shifts_only(script):
     """Momentum is no exception: over updates before, between and after two shifts, which leave Adam's moments."""
     network = make_network(script, 4, 6.0)
@@ -286,18 +259,6 @@ def test_shift_of_a_matrix_by_hand(script):
     assert storages == [parameter.data_ptr() for parameter in network.parameters()]
     assert network.output.weight.requires_grad
     assert all(torch.equal(network.state_dict()[name], weight) for name, weight in others.items())
-
-
-@pytest.mark.parametrize("k", [1.0, 6.0])
-def test_the_layer_commutes_with_the_shift(script, k):
-    """To fold the layer away and then shift gives the same values as to shift under the layer."""
-    network, folded = make_network(script, 5, k).double(), make_network(script, 5, 0.0).double()
-    folded.load_state_dict(network.folded_state_dict())
-    network.shift()
-    folded.shift()
-    features = torch.randn(9, network.output.in_features).double()
-    values = [each.mean_expansion(each.output(features).unflatten(1, (5, -1))) for each in (network, folded)]
-    torch.testing.assert_close(*values, rtol=1e-12, atol=1e-12)
 
 
 # WHOLE RUNS
@@ -355,8 +316,8 @@ def shift_of_weights(network):
     heads[:-1].copy_(heads[1:].clone())
 
 
-@pytest.mark.parametrize("name", [ATARI, MINATAR])
-def test_losses_and_targets_of_other_shapes(name, tmp_path):
+@pytest.mark.parametrize("fault", ["scalar", "one", "broadcast"])
+def test_losses_and_targets_of_other_shapes(fault, tmp_path):
     """PyTorch's losses average over everything by default; a target without its axis of heads broadcasts."""
     loss, target = "head_losses = td_errors.square().mean(0)", "args.gamma * (1 - batch.terminated[:, None])"
     huber = "head_losses = nn.functional.smooth_l1_loss(q_taken, td_targets"
@@ -365,15 +326,14 @@ def test_losses_and_targets_of_other_shapes(name, tmp_path):
         "one": ((loss, huber + ", reduction='none').mean(0)"),),
         "broadcast": (("batch.rewards[:, None] +", "batch.rewards +"), (target, target.replace("[:, None]", ""))),
     }
-    for fault, change in changes.items():
-        forked = load(fork(tmp_path / f"{fault}_{name.split('_')[-1]}.py", *change, name=name))
-        network = make_network(forked, 1 if fault == "broadcast" else 3)
-        parts = (network, network, adam(network), forked.Args(), batch_of(forked))
-        if fault == "one":
-            assert forked.update(*parts)[3].shape == (2,)
-        else:
-            with pytest.raises(RuntimeError, match="one of each online head"):
-                forked.update(*parts)
+    forked = load(fork(tmp_path / f"{fault}.py", *changes[fault], name=MINATAR))
+    network = make_network(forked, 1 if fault == "broadcast" else 3)
+    parts = (network, network, adam(network), forked.Args(), batch_of(forked))
+    if fault == "one":
+        assert forked.update(*parts)[3].shape == (2,)
+    else:
+        with pytest.raises(RuntimeError, match="one of each online head"):
+            forked.update(*parts)
 
 
 @pytest.mark.parametrize(
@@ -401,76 +361,36 @@ def test_the_shift_counts_updates(name, num_envs, period, shifted_at, tmp_path):
     assert torch.equal(heads[1], heads[2]), "nothing was learnt since"
 
 
-def test_the_target_network_of_a_run(script, tmp_path):
+@pytest.mark.parametrize("frequency,copied", [(75, False), (76, True)])
+def test_the_target_network_of_a_run(frequency, copied, tmp_path):
     """It is copied in the place of the shift: in a checkpoint right after the fourth update, the last of a period, it
     is the network itself, and in one before it the network as it was made."""
-    name, num_actions, before = (ATARI, 18, 76) if on_atari(script) else (MINATAR, 3, 75)
     torch.manual_seed(1)
-    made = helpers_make_network(script, num_actions, 0.0, num_heads=1, layer_norm=True).state_dict()
-    for frequency, copied in ((before, False), (before + 1, True)):
-        cwd = tmp_path / str(frequency)
-        cwd.mkdir()
-        flags = f"{SMALL} --target-network-frequency 16 --total-timesteps 900 --checkpoint-frequency {frequency}"
-        run_here(name, flags, TARGET, cwd=cwd, stop_at=before + 3)
-        checkpoint = torch.load(run_folders(cwd)[0] / "checkpoint.pt", weights_only=True)["components"]
-        for key, weight in checkpoint["target_network"].items():
-            assert torch.equal(weight, checkpoint["q_network"][key] if copied else made[key])
+    made = helpers_make_network(minatar, 3, 0.0, num_heads=1, layer_norm=True).state_dict()
+    flags = f"{SMALL} --target-network-frequency 16 --total-timesteps 900 --checkpoint-frequency {frequency}"
+    run_here(MINATAR, flags, TARGET, cwd=tmp_path, stop_at=78)
+    checkpoint = torch.load(run_folders(tmp_path)[0] / "checkpoint.pt", weights_only=True)["components"]
+    for key, weight in checkpoint["target_network"].items():
+        assert torch.equal(weight, checkpoint["q_network"][key] if copied else made[key])
 
 
 def test_what_is_logged(tmp_path):
     """Of the batch before each shift every online head's loss, whose sum is the loss, and how far consecutive heads are
-    apart, which the shift makes 0 for the last two; once the networks' sizes. Learning begins at step 104, so that of
-    the shifts at steps 200, 300, ... each tenth is at a step where `losses/td_loss` is logged; or where a period of
-    logging does, as with the defaults, so that no shift is."""
-    counts = {"--num-iterations 3": 3, "--num-iterations 0": 1, "--num-iterations 1 --target-network": 1}
-    sizes = {}
-    for start, first_shift in ((104, 200), (100, 196)):
-        for i, (flags, online) in enumerate(counts.items() if start == 104 else [("--num-iterations 3", 3)]):
-            cwd = tmp_path / f"{start}_{i}"
-            cwd.mkdir()
-            schedule = f"--learning-starts {start} --train-frequency 4 --target-network-frequency 100"
-            run_here(MINATAR, f"{MINATAR_FLAGS} {schedule} --eval-frequency 0 --total-timesteps 1050", flags, cwd=cwd)
-            logged = scalars(run_folders(cwd)[0])
-            tags = [f"heads/loss_{i}" for i in range(1, online + 1)]
-            tags += [f"heads/distance_{i - 1}_{i}" for i in range(1, online + 1)] if online == 3 else []
-            assert {tag for tag, *_ in logged if tag.startswith("heads/")} == set(tags)
-            for tag in tags:
-                steps, values = zip(*((step, value) for t, step, value in logged if t == tag), strict=True)
-                assert steps == tuple(range(first_shift, 1050, 100)) and min(values) > 0
-            if start == 104:
-                loss = sum(value for tag, step, value in logged if tag.startswith("heads/loss_") and step == 1000)
-                assert loss == pytest.approx(logged_at(logged, "losses/td_loss", 1000), rel=1e-5)
-            sizes[flags] = logged_at(logged, "charts/parameters", 0)
-            assert logged_at(logged, "charts/parameter_bytes", 0) == 4 * sizes[flags]
-    one_head = sum(parameter.numel() for parameter in minatar.QNetwork(4, 3, 1, True, 0.0).parameters())
-    assert list(sizes.values()) == [one_head + 3 * 3 * 129, one_head, 2 * one_head]
-
-
-def logged_at(logged, tag, step):
-    (value,) = (value for t, s, value in logged if (t, s) == (tag, step))
-    return value
-
-
-def test_shifts_between_captured_updates(cuda):
-    """With CUDA graphs, by the stand-in for a GPU: shifts between replayed updates are seen by them."""
-    networks = []
-    for graphs in (False, True):
-        network = make_network(minatar, 4)
-        optimizer = adam(network)
-        args = minatar.Args(num_iterations=3)
-
-        def learn(*batch, parts=(network, network, optimizer, args)):
-            return minatar.update(*parts, minatar.Batch(*batch))
-
-        call = minatar.capture(cuda.launched(learn), optimizer) if graphs else learn
-        for step in range(1, 13):
-            call(*batch_of(minatar))
-            if step % 4 == 0:
-                network.shift()
-        networks.append(network)
-    assert cuda.captures == 1 and cuda.events.count("replayed") == 9
-    for plain, graphed in zip(*[network.parameters() for network in networks], strict=True):
-        assert torch.equal(plain, graphed)
+    apart, which the shift makes 0 for the last two; once the size of the network. Learning begins at step 104, so that
+    of the shifts at steps 200, 300, ... each tenth is at a step where `losses/td_loss` is logged."""
+    schedule = "--learning-starts 104 --train-frequency 4 --target-network-frequency 100 --total-timesteps 1050"
+    run_here(MINATAR, f"{MINATAR_FLAGS} {schedule} --eval-frequency 0 --num-iterations 3", cwd=tmp_path)
+    logged = {}
+    for tag, step, value in scalars(run_folders(tmp_path)[0]):
+        logged.setdefault(tag, {})[step] = value
+    tags = {f"heads/loss_{i}" for i in (1, 2, 3)} | {f"heads/distance_{i - 1}_{i}" for i in (1, 2, 3)}
+    assert {tag for tag in logged if tag.startswith("heads/")} == tags
+    for tag in tags:
+        assert list(logged[tag]) == list(range(200, 1050, 100)) and min(logged[tag].values()) > 0
+    loss = sum(logged[f"heads/loss_{i}"][1000] for i in (1, 2, 3))
+    assert loss == pytest.approx(logged["losses/td_loss"][1000], rel=1e-5)
+    size = sum(parameter.numel() for parameter in minatar.QNetwork(4, 3, 4, True, 0.0).parameters())
+    assert (logged["charts/parameters"][0], logged["charts/parameter_bytes"][0]) == (size, 4 * size)
 
 
 @pytest.mark.parametrize("name", [pytest.param(ATARI, marks=pytest.mark.slow), MINATAR])
@@ -511,16 +431,6 @@ def test_resumes_with_other_targets(flags, tmp_path):
     flags = f"{MINATAR_FLAGS} {flags} --target-network-frequency 40 --checkpoint-frequency 100 --total-timesteps 310"
     flags = f"{flags} --eval-frequency 150 --eval-episodes 2 --eval-envs 2 --eval-epsilon 1 --save-model"
     assert_same_run(*stopped_and_resumed(MINATAR, flags, tmp_path, stop_at=270))
-
-
-def test_evaluating_by_random_heads_does_not_change_the_training(tmp_path):
-    without, often = new_folders(tmp_path, "without", "often")
-    flags = (
-        f"{MINATAR_FLAGS} --total-timesteps 300 --eval-head random --eval-epsilon 0 --start-e 0 --end-e 0 --save-model"
-    )
-    run_here(MINATAR, flags, "--eval-frequency 0", cwd=without)
-    run_here(MINATAR, flags, "--eval-frequency 90 --eval-episodes 2 --eval-envs 2", cwd=often)
-    assert_same_weights(run_folders(without)[0], run_folders(often)[0])
 
 
 def test_defaults():

@@ -6,14 +6,12 @@ import math
 from contextlib import nullcontext
 from unittest import mock
 
-import copies
 import numpy as np
 import pytest
 import torch
 import torch.nn as nn
 from helpers import (
     CPU,
-    ROOT,
     TINY,
     ScriptedEnvs,
     assert_same_weights,
@@ -25,7 +23,6 @@ from helpers import (
     load,
     make_network,
     new_folders,
-    put,
     run_folders,
     run_here,
     scalars,
@@ -34,8 +31,7 @@ from helpers import (
 
 softq = load("related/softq_minatar")
 online = load("related/softq_online_minatar")
-ATARI = {"softq_minatar": "softq_atari", "softq_online_minatar": "softq_online_atari"}
-TEMPERATURES = [1.0, 0.1, 0.03]
+TEMPERATURES = [1.0, 0.1, 0.03, 1e-3]
 
 
 def observations(script, *shape):
@@ -46,59 +42,6 @@ def observations(script, *shape):
 
 
 # THE EQUIVALENCE (Schulman et al. 2017), EXACT OVER ALL ACTIONS
-
-
-def gradient(loss, network):
-    network.zero_grad()
-    loss.backward()
-    return torch.cat([parameter.grad.flatten() for parameter in network.parameters()])
-
-
-def both_sides(temperature, uniform, k, acting):
-    """The expected gradient of soft Q-learning, and tau times the policy gradient plus the value gradient, of a random
-    network in float64; actions are drawn from pi, or uniformly."""
-    torch.manual_seed(3)
-    num_actions = 5
-    network = nn.Sequential(nn.Linear(7, 16), nn.Tanh(), nn.Linear(16, num_actions)).double()
-    with torch.no_grad():
-        network[2].weight.mul_(4)  # so that pi is far from uniform at temperature 1 too
-    obs = torch.randn(12, 7).double()
-    delta = 2 * torch.randn(12, num_actions).double()
-    reference = torch.full((num_actions,), 1 / num_actions, dtype=torch.float64)
-    if not uniform:
-        reference = torch.randn(num_actions).double().softmax(0)
-
-    def quantities():
-        q = softq.MeanExpansion(k)(network(obs))
-        log_pi = (q / temperature + reference.log()).log_softmax(1)
-        v = temperature * (q / temperature + reference.log()).logsumexp(1)
-        kl = (log_pi.exp() * (log_pi - reference.log())).sum(1)
-        weights = log_pi.exp().detach()
-        if acting == "uniform":
-            weights = torch.full_like(weights, 1 / num_actions)
-        return q, log_pi, v, kl, weights
-
-    q, _, v, kl, weights = quantities()
-    if uniform:  # the scripts' own value, in its KL form
-        torch.testing.assert_close(softq.soft_values(q, temperature, "kl"), v, rtol=1e-13, atol=1e-13)
-    targets = (v[:, None] + temperature * kl[:, None] + delta).detach()
-    left = gradient((weights * 0.5 * (q - targets).square()).sum(), network)
-
-    _, log_pi, v, kl, weights = quantities()
-    policy = (weights * -temperature * log_pi * delta).sum() + temperature**2 * kl.sum()
-    value = (weights * 0.5 * (v[:, None] - (v[:, None] + delta).detach()).square()).sum()
-    right = gradient(policy + value, network)
-    return left, right
-
-
-@pytest.mark.parametrize("k", [0.0, 5.0])
-@pytest.mark.parametrize("uniform", [True, False])
-@pytest.mark.parametrize("temperature", TEMPERATURES)
-def test_soft_q_learning_is_a_policy_gradient(temperature, uniform, k):
-    left, right = both_sides(temperature, uniform, k, "pi")
-    assert (left - right).norm() < 1e-12 * left.norm()
-    left, right = both_sides(temperature, uniform, k, "uniform")
-    assert (left - right).norm() > 0.1 * left.norm(), "it holds for actions drawn from pi only"
 
 
 @pytest.mark.parametrize("name", ["softq_online_minatar", "softq_online_atari"])
@@ -139,43 +82,23 @@ def test_both_updates_have_the_same_expected_gradient(name):
     assert (uniform["q"] - uniform["pg"]).norm() > 0.1 * uniform["q"].norm()
 
 
-def test_scaled_gradient():
-    x = torch.tensor([1e-3, 5.0], requires_grad=True)
-    y = online.scale_gradient(x, 100.0)
-    assert torch.equal(y, x), "to the last bit"
-    y.sum().backward()
-    assert x.grad.tolist() == [100.0, 100.0]
-
-
 # VALUES
 
 
-@pytest.mark.parametrize("temperature", [*TEMPERATURES, 1e-3])
+@pytest.mark.parametrize("temperature", TEMPERATURES)
 def test_soft_values(temperature):
+    """Both forms in float64, and that of entropy is the policy's mean value and its bonus."""
     torch.manual_seed(0)
     q = 3 * torch.randn(500, 6).double()
-    kl = softq.soft_values(q, temperature, "kl")
     entropy = softq.soft_values(q, temperature, "entropy")
-    greatest = q.amax(1)
-    room = temperature * math.log(6)
-    assert (kl <= greatest).all() and (greatest <= entropy).all()
-    assert (greatest - kl <= room + 1e-12).all() and (entropy - greatest <= room + 1e-12).all()
-    log_pi = softq.log_policy(q, temperature)
     by_hand = [sum(math.exp((x - max(row)) / temperature) for x in row) for row in q.tolist()]
     by_hand = [max(row) + temperature * math.log(total) for row, total in zip(q.tolist(), by_hand, strict=True)]
     np.testing.assert_allclose(entropy.numpy(), by_hand, rtol=1e-12)
-    bonus = -temperature * (log_pi.exp() * log_pi).sum(1)  # tau H
-    torch.testing.assert_close((log_pi.exp() * q).sum(1) + bonus, entropy)
-    torch.testing.assert_close((log_pi.exp() * q).sum(1) + bonus - room, kl)
-
-
-def test_limits_of_the_temperature():
-    q = torch.tensor([[1.0, 3.0, 2.0], [-5.0, -5.0, -5.0]]).double()
+    torch.testing.assert_close(softq.soft_values(q, temperature, "kl"), entropy - temperature * math.log(6))
+    log_pi = softq.log_policy(q, temperature)
+    torch.testing.assert_close((log_pi.exp() * (q - temperature * log_pi)).sum(1), entropy)
     for form in ("kl", "entropy"):
         assert torch.equal(softq.soft_values(q, 0, form), q.amax(1))
-        torch.testing.assert_close(softq.soft_values(q, 1e-6, form), q.amax(1), rtol=0, atol=2e-6)
-    torch.testing.assert_close(softq.soft_values(q, 1e6, "kl"), q.mean(1), rtol=0, atol=1e-5)
-    assert (softq.soft_values(q, 1e6, "entropy") > 1e6).all(), "the bonus tau log n grows without bound"
 
 
 def test_nothing_overflows():
@@ -187,15 +110,6 @@ def test_nothing_overflows():
         assert q.grad.isfinite().all()
     log_pi = softq.log_policy(q, 1e-3)
     assert log_pi.isfinite().all() and log_pi[0].tolist() == [0.0, -2e7, -1e7]
-
-
-def test_the_policy_of_q_is_that_of_z():
-    z = torch.randn(50, 4).double()
-    q = softq.MeanExpansion(4.0)(z)
-    torch.testing.assert_close(softq.log_policy(q, 0.1), softq.log_policy(z, 0.1))
-    for form in ("kl", "entropy"):
-        difference = softq.soft_values(q, 0.1, form) - softq.soft_values(z, 0.1, form)
-        torch.testing.assert_close(difference, 4.0 * z.mean(1))
 
 
 def test_metrics_of_the_policy():
@@ -346,11 +260,6 @@ def test_pi_is_nearly_uniform_at_first(games):
 PI = [0.1, 0.6, 0.3]
 
 
-def test_actions_are_drawn_from_pi():
-    actions = online.draw_actions(np.tile(np.log(PI) + 5.0, (20_000, 1)), np.random.default_rng(0))
-    np.testing.assert_allclose(np.bincount(actions) / 20_000, PI, atol=0.01)
-
-
 @pytest.mark.parametrize("games", ["minatar", "atari"])
 def test_evaluation_draws_from_pi(games):
     script = load(f"related/softq_online_{games}")
@@ -389,22 +298,6 @@ def test_rollouts():
     for column, values in zip(columns, zip(*steps, strict=True), strict=True):
         assert np.array_equal(column.numpy(), np.stack(values).astype(column.numpy().dtype))
     assert buffer.steps == 0
-
-
-ALGORITHM = {
-    "softq_minatar": {"update", "soft_values", "log_policy", "policy_metrics"},
-    "softq_online_minatar": {
-        "update", "log_pi_of", "scale_gradient", "rollout_targets", "loss_q", "loss_pg", "draw_actions", "Rollout"
-    },
-}  # fmt: skip
-
-
-def test_atari_scripts_have_the_same_algorithm():
-    """The text of what is tested above on MinAtar's scripts is that of Atari's."""
-    for name, other in ATARI.items():
-        ours, theirs = [copies.definitions(ROOT / "related" / f"{script}.py") for script in (name, other)]
-        for definition in ALGORITHM[name]:
-            assert ours[definition] == theirs[definition]
 
 
 def test_defaults():
@@ -450,16 +343,6 @@ def test_temperature_zero_is_dqn(games, base, tmp_path):
     assert evaluations(run_folders(plain)[0]) == evaluations(run_folders(soft)[0])
 
 
-def test_every_rollout_is_learned_from(tmp_path):
-    """A run of one rollout learns; the learning rate falls from its full value and is not 0 at the last."""
-    run_here("related/softq_online_minatar", "--total-timesteps 80 --eval-frequency 0 --save-model", cwd=tmp_path)
-    (folder,) = run_folders(tmp_path)
-    weights = torch.load(folder / "model.pt", weights_only=True)
-    torch.manual_seed(1)
-    untrained = online.QNetwork(4, 3, 0.01)
-    assert all(not torch.equal(weight, weights[name]) for name, weight in untrained.state_dict().items())
-
-
 def test_resuming_with_several_parameter_groups(tmp_path):
     """A fork's groups all go on by the schedule: the tensor that it is in replaces what the checkpoint loads."""
     old = "        q_network.parameters(),\n        lr"
@@ -484,22 +367,20 @@ def test_columns_and_tags_of_the_policy(tmp_path):
     assert tags <= {tag for tag, *_ in scalars(folder)}
 
 
-@pytest.mark.parametrize("games", ["minatar", "atari"])
-def test_boltzmann_probabilities(games, tmp_path):
+def test_boltzmann_probabilities(tmp_path):
     """A copy of the script whose softmax(q / 0.2) is 0.6, 0.3 and 0.1, and next to nothing for other actions."""
     line = "    # TRY NOT TO MODIFY: start the game\n"
     always = "    q_network.output.weight.data.zero_()\n"
     always += "    q_network.output.bias.data.fill_(-9.0)\n"
     always += "    q_network.output.bias.data[:3] = 0.2 * torch.tensor([0.6, 0.3, 0.1]).log()\n"
-    name = fork(tmp_path / "pi.py", (line, always + line), name=f"related/softq_{games}")
-    env_id, steps = ("Breakout", 2000) if games == "minatar" else ("ALE/Pong-v5", 800)
-    flags = f"--env-id {env_id} --total-timesteps 2400 --learning-starts 2400 --buffer-size 2400 --num-envs 8"
-    flags += f" --eval-frequency 0 --no-cuda --policy boltzmann --temperature 0.2 --checkpoint-frequency {steps}"
-    run_here(name, flags, cwd=tmp_path, stop_at=steps + 8)
+    name = fork(tmp_path / "pi.py", (line, always + line), name="related/softq_minatar")
+    flags = "--env-id Breakout --total-timesteps 2400 --learning-starts 2400 --buffer-size 2400 --num-envs 8"
+    flags += " --eval-frequency 0 --no-cuda --policy boltzmann --temperature 0.2 --checkpoint-frequency 2000"
+    run_here(name, flags, cwd=tmp_path, stop_at=2008)
     (folder,) = run_folders(tmp_path)
     buffer = torch.load(folder / "checkpoint.pt", weights_only=True)["components"]["buffer"]
-    frequencies = buffer["actions"].flatten()[:steps].bincount() / steps
-    four_deviations = 4 * (0.24 / steps) ** 0.5
+    frequencies = buffer["actions"].flatten()[:2000].bincount() / 2000
+    four_deviations = 4 * (0.24 / 2000) ** 0.5
     torch.testing.assert_close(frequencies, torch.tensor([0.6, 0.3, 0.1]), rtol=0, atol=four_deviations)
 
 
@@ -538,30 +419,6 @@ def test_learning_rate_falls_linearly(tmp_path):
     rates, alphas, epsilons = zip(*seen, strict=True)
     assert rates == pytest.approx([0.084, 0.064, 0.044, 0.024, 0.004])
     assert set(alphas) == {0.9} and set(epsilons) == {0.001}
-
-
-def test_a_checkpoint_of_another_device(tmp_path):
-    """One that was made on a GPU, where the optimizer is `capturable`, goes on here."""
-    name = "related/softq_online_minatar"
-    flags = "--num-envs 2 --eval-frequency 0 --checkpoint-frequency 20 --total-timesteps 40"
-    run_here(name, flags, cwd=tmp_path, stop_at=22)
-    (folder,) = run_folders(tmp_path)
-    checkpoint = torch.load(folder / "checkpoint.pt", weights_only=True)
-    for group in checkpoint["components"]["optimizer"]["param_groups"]:
-        group["capturable"] = True
-    put(folder / "checkpoint.pt", checkpoint)
-    run_here(name, flags, "--resume", cwd=tmp_path)
-
-
-def test_tags_of_the_online_script(tmp_path):
-    run_here("related/softq_online_minatar", "--total-timesteps 2000 --eval-frequency 0", cwd=tmp_path)
-    logged = {}
-    for tag, step, value in scalars(run_folders(tmp_path)[0]):
-        logged.setdefault(tag, []).append((step, value))
-    assert {"charts/learning_rate", "losses/loss", "losses/q_values", "losses/entropy"} <= set(logged)
-    (_, first), (_, last) = logged["charts/learning_rate"]
-    assert first == pytest.approx(7e-4 / 2, rel=0.02) and 0 < last < 1e-5
-    assert all(0 < entropy <= math.log(3) + 1e-6 for _, entropy in logged["losses/entropy"])
 
 
 @pytest.mark.parametrize("games", ["minatar", "atari"])
