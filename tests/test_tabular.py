@@ -16,23 +16,6 @@ def episodes_of(k, alpha, seeds, args, steps):
     return np.stack([episodes for episodes, _ in tabular.simulate(k, alpha, seeds, args, steps)], axis=1)
 
 
-@pytest.mark.parametrize("k", [0.0, 0.4, 4.0, 12.8])
-def test_update_is_the_matrix_form(k):
-    """Q moves by M_k M_k^T's column times alpha and the TD error."""
-    rng, n = np.random.default_rng(0), 4
-    z, actions = rng.normal(size=(50, n)), rng.integers(n, size=50)
-    alpha, errors = rng.uniform(size=50), rng.normal(size=50)
-    steps = alpha * errors
-    matrix = np.eye(n) + k / n
-    before = z.copy()
-    moved = (tabular.update(z, np.full(50, k), alpha, actions, errors) - z) @ matrix.T
-    assert np.array_equal(z, before)
-    np.testing.assert_allclose(tabular.action_values(z, np.full(50, k)), z @ matrix.T, atol=1e-12 * (k + 1))
-    np.testing.assert_allclose(moved, steps[:, None] * (matrix @ matrix.T)[:, actions].T, atol=1e-12 * (k + 1) ** 2)
-    square = (2 * k + k * k) / n
-    np.testing.assert_allclose(moved[np.arange(50), actions], steps * (1 + square), atol=1e-10)
-
-
 @pytest.mark.parametrize("target_of", ["max", "expected_sarsa", "sarsa"])
 @pytest.mark.parametrize("step_reward", [-1.0, 0.0])
 @pytest.mark.parametrize("k", [0.0, 3.2])
@@ -110,18 +93,6 @@ def test_value_iteration_solves_the_bellman_equation(rewards):
     np.testing.assert_allclose(q, expected_values(q.max(1), *rewards), rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize("target", ["max", "sarsa"])
-def test_pairs_and_seeds_do_not_touch_each_other(target):
-    args, steps = tabular.Args(target=target), (500, 1500)
-    k, alpha = np.array([0.0, 0.0, 3.2]), np.array([0.1, 0.5, 0.1])
-    together = episodes_of(k, alpha, range(4, 7), args, steps)
-    assert together.shape == (3, 2, 3)
-    for i, seed in enumerate(range(4, 7)):
-        for j in range(3):
-            alone = episodes_of(k[j : j + 1], alpha[j : j + 1], range(seed, seed + 1), args, steps)
-            assert np.array_equal(alone[0, :, 0], together[i, :, j])
-
-
 def test_summary_by_hand():
     """The best step size by the mean, and the gain over k = 0 at its own best."""
     args = tabular.Args(k=(0.0, 2.0), step_sizes=(0.1, 0.2), seeds=2)
@@ -133,17 +104,6 @@ def test_summary_by_hand():
     assert (table[0]["step_size"], table[0]["episodes"], table[0]["gain"]) == (0.2, 40.0, 0.0)
     assert (table[1]["step_size"], table[1]["episodes"], table[1]["gain"]) == (0.1, 60.0, pytest.approx(50.0))
     assert table[1]["gain_low"] == pytest.approx(20.0) and table[1]["gain_high"] == pytest.approx(100.0)
-
-
-@pytest.mark.parametrize("target", ["max", "sarsa"])
-def test_the_picture_shows_the_tables_runs(target):
-    """A run's values after 500 and 1,000 steps are the same whatever other steps are looked at."""
-    args, k, alpha, seeds = tabular.Args(target=target), np.array([0.0, 3.2]), np.array([0.7, 0.07]), range(3, 6)
-    table = [q for _, q in tabular.simulate(k, alpha, seeds, args, tabular.STEPS)]
-    picture = [q for _, q in tabular.simulate(k, alpha, seeds, args, tabular.PICTURE_STEPS)]
-    assert tabular.STEPS[:2] == tabular.PICTURE_STEPS[1:] == (500, 1000)
-    assert np.array_equal(table[0], picture[1]) and np.array_equal(table[1], picture[2])
-    assert not np.array_equal(picture[0], picture[1])
 
 
 def test_measures_of_values_by_hand():
@@ -195,19 +155,6 @@ def test_picture(monkeypatch):
         assert np.array_equal(axes.images[0].get_array().ravel(), values)
         numbers = [float(text.get_text()) for text in axes.texts if text.get_text() not in ("start", "goal")]
         np.testing.assert_allclose(numbers, np.delete(values, 4), rtol=0, atol=0.05 + 1e-9)
-
-
-def test_gains_are_drawn_as_in_the_table(monkeypatch):
-    args = tabular.Args(k=(0.0, 0.8, 3.2))
-    rng = np.random.default_rng(0)
-    cells = [(steps, k, *np.sort(rng.normal(size=3))) for steps in tabular.STEPS for k in args.k]
-    table = [dict(zip(("steps", "k", "gain_low", "gain", "gain_high"), cell, strict=True)) for cell in cells]
-    (axes,) = figure_of(monkeypatch, tabular.draw_gains, table, "tabular.png", args).axes
-    for steps, line, band in zip(tabular.STEPS, axes.lines, axes.collections, strict=False):
-        rows = [row for row in table if row["steps"] == steps and row["k"] > 0]
-        assert line.get_xydata().tolist() == [[row["k"], row["gain"]] for row in rows]
-        heights = set(band.get_paths()[0].vertices[:, 1])
-        assert heights == {row[name] for row in rows for name in ("gain_low", "gain_high")}
 
 
 PAGE = ROOT / "docs" / "tabular" / "sarsa.md"
