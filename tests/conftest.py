@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import pytest
 import torch
-from helpers import ROOT, SCRIPTS, load, run, run_folders  # noqa: F401  (test_report.py and others take them here)
+from helpers import SCRIPTS, load
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny networks are slower on many threads; for processes too
 torch.set_num_threads(1)

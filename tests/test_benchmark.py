@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import tyro
-from conftest import ROOT, load, run_folders
+from helpers import ROOT, load, run_folders
 
 TINY = "--batch-size 8 --learning-starts 64 --buffer-size 400 --eval-envs 2 --eval-episodes 2 --no-cuda"
 # The environment that the tests run in is the active one, as after `source .venv/bin/activate`
@@ -64,7 +64,7 @@ for prefix, games, width in (("", "atari", 2048), ("minatar_", "minatar", 512)):
 
 
 def benchmark(*flags, cwd, check=0, env=ENV):
-    command = ["bash", str(ROOT / "benchmark.sh"), *" ".join(flags).split()]
+    command = ["bash", str(ROOT / "benchmark.sh"), *shlex.split(" ".join(flags))]
     result = subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True, timeout=600)
     assert result.returncode == check, (result.returncode, result.stdout[-2000:], result.stderr[-2000:])
     return result
@@ -92,57 +92,36 @@ def parse(line):
     ],
 )
 def test_dry_run(suite, games, agents, seeds, steps, tmp_path):
-    """The commands word for word, and what the scripts' own parsers make of one command of each agent."""
+    """The commands word for word; that the scripts take them is checked of every agent below."""
     lines = benchmark(suite, "--dry-run", cwd=tmp_path).stdout.splitlines()
     assert not list(tmp_path.iterdir())
     out = tmp_path / "benchmark" / suite
     start = f"OMP_NUM_THREADS=1 {Path(sys.executable).parent}/python {ROOT}"
     if suite == "quick":
-        variables, script, args = parse(lines[0])
-        assert variables == {"OMP_NUM_THREADS": "1"} and script == "tabular_mexp"
-        assert args.out == str(out / "tabular") and 0 in args.k and len(args.k) > 1
-        assert lines.pop(0).startswith(f"{start}/tabular_mexp.py ")
+        _, script, args = parse(lines.pop(0))
+        assert script == "tabular_mexp" and args.out == str(out / "tabular") and 0 in args.k and len(args.k) > 1
     ids = [f"MinAtar/{game}-v1" if suite in ("quick", "minatar") else f"ALE/{game}-v5" for game in games]
-    expected = [
+    assert lines == [
         f"{start}/{SCRIPTS[agent]} --env-id {env_id} --seed {seed} --exp-name {agent} --total-timesteps {steps} "
         f"--runs-dir {out}/runs --resume"
         for env_id in ids
         for seed in range(1, seeds + 1)
         for agent in agents
     ]
-    assert lines == expected
-    for line, agent in zip(lines, agents, strict=False):
-        variables, script, args = parse(line)
-        assert (args.exp_name, args.env_id, args.seed) == (agent, ids[0], 1)
-        assert variables == {"OMP_NUM_THREADS": "1"} and args.resume and args.total_timesteps == steps
-        assert args.runs_dir == f"{out}/runs" and f"{script}.py" == SCRIPTS[agent].split()[0]
-        if script.endswith("_mexp"):
-            assert args.mean_scaling_coefficient == (0 if agent == "minatar_dqn" else "n")
 
 
 def test_options(tmp_path):
-    flags = (
-        "--games Pong,Qbert,Zaxxon --agents iqn_mexp,dqn --seeds 07,9 --steps 1000 --gpus 0,3,5 --out here --dry-run"
-    )
+    flags = "--games Pong,Qbert --agents iqn_mexp,dqn --seeds 07,9 --steps 1000 --gpus 0,3 --out here --dry-run"
     lines = benchmark("atari5", flags, "-- --num-envs 16 --gamma .9", cwd=tmp_path).stdout.splitlines()
-    assert len(lines) == 3 * 2 * 2
     keys = re.findall(r"ALE/(\w+)-v5 --seed (\d) --exp-name (\w+) --total-timesteps 1000 ", "\n".join(lines))
-    expected = [(g, s, a) for g in ("Pong", "Qbert", "Zaxxon") for s in "79" for a in ("iqn_mexp", "dqn")]
-    assert keys == expected
-    for line in lines[:2]:
-        variables, _, args = parse(line)
-        assert (args.num_envs, args.gamma, args.total_timesteps) == (16, 0.9, 1000)
-        assert args.runs_dir == str(tmp_path / "here" / "runs")
-    spaced = subprocess.run(
-        ["bash", str(ROOT / "benchmark.sh"), "quick", "--seeds", "1", "--out", "a b", "--dry-run", "--", "--x", "c d"],
-        cwd=tmp_path,
-        env=ENV,
-        capture_output=True,
-        text=True,
-    )
-    for line in spaced.stdout.splitlines():
+    assert keys == [(g, s, a) for g in ("Pong", "Qbert") for s in "79" for a in ("iqn_mexp", "dqn")]
+    assert len(lines) == len(keys)
+    _, _, args = parse(lines[0])
+    assert (args.num_envs, args.gamma, args.runs_dir) == (16, 0.9, str(tmp_path / "here" / "runs"))
+    lines = benchmark("quick --seeds 1 --out 'a b' --dry-run -- --x 'c d'", cwd=tmp_path).stdout.splitlines()
+    for line in lines:
         assert f"{tmp_path}/a b/{'tabular' if 'tabular_mexp' in line else 'runs'}" in shlex.split(line)
-    assert shlex.split(line)[-2:] == ["--x", "c d"]
+    assert shlex.split(lines[-1])[-2:] == ["--x", "c d"]
     lines = benchmark("minatar --games Seaquest --seeds 4, --dry-run", cwd=tmp_path).stdout.splitlines()
     assert [re.search(r"--seed (\d+) ", line)[1] for line in lines] == ["4", "4"], "one seed, both agents"
 
@@ -176,27 +155,17 @@ def test_sweep_over_k(tmp_path):
     """Numbers as they are, n and its multiples by the number of actions that each game has."""
     lines = benchmark("minatar --k 0,1.5,n,2n,12n --seeds 3,5 --steps 10 --dry-run", cwd=tmp_path).stdout.splitlines()
     assert len(lines) == 5 * 2 * 5
-    minatar = load("minatar_mexp")
     for i, line in enumerate(lines):
         _, script, args = parse(line)
-        n = minatar.MinAtarEnvs(args.env_id, 1).num_actions
+        n = load(script).MinAtarEnvs(args.env_id, 1).num_actions
         expected = [("_k0", 0), ("_k1.5", 1.5), ("_kn", "n"), ("_k2n", 2 * n), ("_k12n", 12 * n)]
         assert (args.exp_name.removeprefix("minatar_mexp"), args.mean_scaling_coefficient) == expected[i % 5]
-        assert script == "minatar_mexp" and args.env_id == f"MinAtar/{MINATAR[i // 10]}-v1"
-        assert args.seed == (3, 5)[i // 5 % 2]
+        assert (args.env_id, args.seed) == (f"MinAtar/{MINATAR[i // 10]}-v1", (3, 5)[i // 5 % 2])
     flags = "atari57 --games Skiing,Pong --agents iqn_mexp,nature --k 2n --seeds 1 --dry-run"
     parsed = [parse(line) for line in benchmark(flags, cwd=tmp_path).stdout.splitlines()]
-    got = [(script, args.env_id, args.mean_scaling_coefficient) for _, script, args in parsed]
-    assert got == [
-        ("iqn_atari_mexp", "ALE/Skiing-v5", 18),
-        ("nature_dqn_atari", "ALE/Skiing-v5", 18),
-        ("iqn_atari_mexp", "ALE/Pong-v5", 36),
-        ("nature_dqn_atari", "ALE/Pong-v5", 36),
-    ]
-    envs = load("dqn_atari").AtariEnvs
-    assert (envs("ALE/Skiing-v5", 1).num_actions, envs("ALE/Pong-v5", 1).num_actions) == (9, 18)
-    line = benchmark("lunarlander --k 4n --seeds 1 --dry-run", cwd=tmp_path).stdout
-    assert parse(line)[2].mean_scaling_coefficient == 16
+    scripts = ["iqn_atari_mexp", "nature_dqn_atari"]
+    expected = [(script, 2 * n) for n in (9, 18) for script in scripts]  # with the full set Skiing has 9 actions
+    assert [(script, args.mean_scaling_coefficient) for _, script, args in parsed] == expected
 
 
 @pytest.mark.parametrize(
@@ -204,7 +173,6 @@ def test_sweep_over_k(tmp_path):
     [
         ("nope", "SUITE 'nope' must be quick, minatar, atari5, ablation11, atari57 or lunarlander"),
         ("", "SUITE"),
-        ("quick --agents dqn", "--agents 'dqn': 'dqn' is none of minatar_d"),
         ("atari5 --agents dqn,minatar_dqn", "'minatar_dqn' is none of dense, dense_mexp, dqn, dqn_mexp"),
         (
             "minatar --agents minatar_rdq --k 1",
@@ -212,30 +180,18 @@ def test_sweep_over_k(tmp_path):
         ),
         ("lunarlander --games CartPole", "'CartPole' is none of LunarLander"),
         ("minatar --k 1,,2", "--k '1,,2' must be a list"),
-        ("minatar --k -1", "--k '-1' must be a list"),
-        ("minatar --k 0n", "--k '0n' must be a list"),
-        ("quick --seeds 00", "--seeds '00'"),
         ("quick --dry-run --seeds 1,01", "name the run SpaceInvaders-minatar_dqn-1 twice"),
         ("quick --gpus 0,1 --slurm --mem=1G", "--gpus cannot be combined with --slurm"),
-        ("minatar --dry-run --k 1,1", "name the run Asterix-minatar_mexp_k1-1 twice"),
         ("minatar --dry-run --k 0.5,0.50", "name the run Asterix-minatar_mexp_k0.5-1 twice"),
         ("atari5 --k n,2n -- --no-full-action-space", "--k 'n,2n': multiples of n"),
-        ("atari5 --k n,2n -- --no_full_action_space", "--k 'n,2n': multiples of n"),
         ("quick --dry-run -- --seed 7", "'--seed' after -- would be that of every run; see --games"),
         ("quick --dry-run -- --gamma 0.9 --mean_scaling_coefficient=2", "'--mean_scaling_coefficient=2' after --"),
         ("atari5 --agents dqn,,iqn", "--agents 'dqn,,iqn': '' is none of dense"),
         ("minatar --games Breakout,Pong", f"--games 'Breakout,Pong': 'Pong' is none of {', '.join(MINATAR)}"),
-        ("atari5 --games Pogn", f"--games 'Pogn': 'Pogn' is none of {', '.join(ATARI57)}"),
         ("quick --games *", "--games '*': '*' is none of Asterix"),
-        ("quick --games Asterix,,Seaquest", "--games 'Asterix,,Seaquest': '' is none of Asterix"),
-        ("quick --dry-run --games Asterix,Breakout,Asterix", "name the run Asterix-minatar_dqn-1 twice"),
-        ("quick --dry-run --seeds 2,2", "name the run SpaceInvaders-minatar_dqn-2 twice"),
-        ("quick --steps 0", "--steps '0'"),
-        ("quick --steps many", "--steps 'many'"),
-        ("quick --seeds 0", "--seeds '0'"),
-        ("quick --seeds 1,b", "--seeds '1,b'"),
-        ("quick --seeds 1,,", "--seeds '1,,'"),
-        ("quick --workers 0", "--workers '0'"),
+        ("quick --games ''", "--games names no game"),
+        ("quick --agents ''", "--agents names no agent"),
+        ("quick --out ''", "--out '' names no folder; try --out benchmark/quick"),
         ("quick --gpus a", "--gpus 'a'"),
         ("quick --steps", "--steps needs a value"),
         ("quick --colour red", "unknown option '--colour'"),
@@ -248,28 +204,11 @@ def test_bad_options(flags, words, tmp_path):
     assert words in line and not list(tmp_path.iterdir())
 
 
-def test_empty_values(tmp_path):
-    errors = {
-        "--games": "--games names no game",
-        "--agents": "--agents names no agent",
-        "--out": "--out '' names no folder; try --out benchmark/quick",
-    }
-    for option, words in errors.items():
-        command = ["bash", str(ROOT / "benchmark.sh"), "quick", option, "", "--dry-run"]
-        result = subprocess.run(command, cwd=tmp_path, env=ENV, capture_output=True, text=True)
-        assert (result.returncode, result.stderr) == (2, f"error: {words}\n")
-
-
-def test_one_k_of_a_game_once(tmp_path):
+@pytest.mark.parametrize("ks,expected", [("0,4,n", ["_k0", "_k4"]), ("n,4,16,4n", ["_kn", "_k16"])])
+def test_one_k_of_a_game_once(ks, expected, tmp_path):
     """4 and n are one k where a game has 4 actions; a k that the list itself has twice is refused (above)."""
-    for ks, expected in (("0,4,n", ["_k0", "_k4"]), ("n,4,16,4n", ["_kn", "_k16"])):
-        flags = f"minatar --games SpaceInvaders --seeds 1 --k {ks} --dry-run"
-        lines = benchmark(flags, cwd=tmp_path).stdout.splitlines()
-        assert [parse(line)[2].exp_name.removeprefix("minatar_mexp") for line in lines] == expected
-    lines = benchmark("minatar --games Breakout --seeds 1 --k 4,n --dry-run", cwd=tmp_path).stdout.splitlines()
-    assert len(lines) == 2
-    flags = "atari5 --games Qbert --agents dqn_mexp --seeds 1 --k 18,n --dry-run -- --no-full-action-space"
-    assert len(benchmark(flags, cwd=tmp_path).stdout.splitlines()) == 2, "there n is the game's own number"
+    lines = benchmark(f"minatar --games SpaceInvaders --seeds 1 --k {ks} --dry-run", cwd=tmp_path).stdout.splitlines()
+    assert [parse(line)[2].exp_name.removeprefix("minatar_mexp") for line in lines] == expected
 
 
 def test_without_slurm(tmp_path):
@@ -406,17 +345,6 @@ def test_the_reason_of_a_failure_is_told(last, stand_in, tmp_path):
     log = tmp_path / "out" / "logs" / "Breakout-minatar_mexp-1.log"
     reason = "" if last == "Killed" else f" ({last})"
     assert f"failed twice: Breakout-minatar_mexp-1, log {log}{reason}\n" in result.stderr
-
-
-def test_a_run_that_the_list_does_not_have(stand_in, tmp_path):
-    """As when a folder's list was made anew under a queued array of Slurm's."""
-    env, calls, _ = stand_in
-    benchmark("minatar --games Breakout --agents minatar_mexp --seeds 1 --out out/", cwd=tmp_path, env=env)
-    calls.unlink()
-    command = ["bash", str(ROOT / "benchmark.sh"), "__run", str(tmp_path / "out"), "7"]
-    result = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True)
-    error = f"error: {tmp_path}/out/commands.txt has no run 7\n"
-    assert (result.returncode, result.stderr, calls.exists()) == (2, error, False)
 
 
 def test_not_twice_at_a_time(stand_in, tmp_path):

@@ -12,7 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from conftest import ROOT, run_folders
+from helpers import ROOT, run_folders
 from test_benchmark import ENV, TINY
 
 PROGRAMS = {
