@@ -144,7 +144,8 @@ def test_the_first_command(tmp_path):
         (tmp_path / name).symlink_to(ROOT / name)
     block = re.search(r"```bash\n(.+?)```", PAGE, re.DOTALL)[1]
     assert block.startswith("cp minatar_mexp.py my_dqn.py\n") and block.endswith("diff minatar_mexp.py my_dqn.py\n")
-    where = {"TMPDIR": str(tmp_path)}  # of `mktemp`
+    python = os.path.dirname(sys.executable)  # the page's `python` is that of an active environment
+    where = {"TMPDIR": str(tmp_path), "PATH": python + os.pathsep + os.environ["PATH"]}
     trained = subprocess.run(
         ["bash", "-ec", block], cwd=tmp_path, env=os.environ | where, capture_output=True, text=True, timeout=600
     )
