@@ -45,6 +45,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, NamedTuple, NoReturn, Optional, TextIO
 
 import ale_py
@@ -212,6 +213,14 @@ def update(
     return loss.detach(), q_taken.detach().mean(), td_errors.detach()
 
 
+def update_minibatches(
+    q_network: nn.Module, target_network: nn.Module, optimizer: torch.optim.Optimizer, args: Args, *fields: torch.Tensor
+) -> list[tuple[torch.Tensor, ...]]:
+    """One `update` for every `--batch-size` transitions of a batch, given by its fields; returns what each returned."""
+    minibatches = zip(*(field.split(args.batch_size) for field in fields), strict=True)
+    return [update(q_network, target_network, optimizer, args, Batch(*minibatch)) for minibatch in minibatches]
+
+
 # ENVIRONMENT
 
 
@@ -376,10 +385,8 @@ class ReplayBuffer:
     def sample(self, batch_size: int, rng: np.random.Generator, device: torch.device) -> Batch:
         """Draw transitions uniformly, with replacement, onto `device`; observations are (B, 4, 84, 84) uint8."""
         slots = rng.integers(self.slots_in_use(), size=batch_size)
-        rejected = ~self.valid(slots)
-        while rejected.any():
+        while (rejected := ~self.valid(slots)).any():
             slots[rejected] = rng.integers(self.slots_in_use(), size=np.count_nonzero(rejected))
-            rejected = ~self.valid(slots)
 
         # Five frames are gathered: the four of the observation, and the newest of its successor
         offsets = np.array([-3, -2, -1, 0, 1])  # in agent steps
@@ -518,22 +525,21 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = None) -> Callable:
-    """`function` of tensors as a CUDA graph: the GPU then repeats its kernels without Python.
+    """`function` of tensors as CUDA graphs, one for each shape of its inputs: the GPU repeats kernels without Python.
 
     Three ordinary calls on a side stream come first, in which PyTorch allocates what it needs; the fourth is captured.
-    From then on shapes, branches taken and Python numbers (gamma, k) are frozen, parameters must be changed in place,
-    and every call overwrites the outputs of the one before. Raises RuntimeError if a number of `optimizer`, such as the
-    learning rate, or the shape or dtype of an input changes, or if `function` cannot be captured.
+    From then on branches taken and Python numbers (gamma, k) are frozen, parameters must be changed in place, and every
+    call overwrites the outputs of the one before. Raises RuntimeError if a number of `optimizer`, such as the learning
+    rate, changes, or if `function` cannot be captured.
     """
     stream = torch.cuda.Stream()
-    graph = torch.cuda.CUDAGraph()
-    calls = 0
-    static_inputs, static_outputs, captured_numbers = [], None, []
+    graphs = {}  # by the shapes and dtypes of the inputs
 
     def call(*inputs: torch.Tensor):
-        nonlocal calls, static_inputs, static_outputs, captured_numbers
-        calls += 1
-        if calls <= 3:
+        key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        graph = graphs.setdefault(key, SimpleNamespace(calls=0))
+        graph.calls += 1
+        if graph.calls <= 3:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 outputs = function(*inputs)
@@ -541,23 +547,22 @@ def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = Non
             return outputs
         groups = optimizer.param_groups if optimizer else []
         numbers = [value for group in groups for name, value in group.items() if name != "params"]
-        if calls == 4:
-            static_inputs = [tensor.clone() for tensor in inputs]
-            captured_numbers = numbers
+        if graph.calls == 4:
+            graph.inputs = [tensor.clone() for tensor in inputs]
+            graph.numbers = numbers
+            graph.kernels = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
-                    static_outputs = function(*static_inputs)
+                with torch.cuda.graph(graph.kernels):
+                    graph.outputs = function(*graph.inputs)
             except Exception as error:
                 reason = error.__context__ or error  # to end a capture that went wrong raises another error
                 raise RuntimeError(f"no CUDA graph ({reason}): change it, or add --no-cuda-graphs") from error
-        if numbers != captured_numbers:
+        if numbers != graph.numbers:
             raise RuntimeError("the learning rate is frozen in the CUDA graph: make it a tensor, or --no-cuda-graphs")
-        for static, new in zip(static_inputs, inputs, strict=True):
-            if (static.shape, static.dtype) != (new.shape, new.dtype):
-                raise RuntimeError(f"captured for {static.shape} {static.dtype}, not {new.shape} {new.dtype}")
-            static.copy_(new)
-        graph.replay()
-        return static_outputs
+        for captured, new in zip(graph.inputs, inputs, strict=True):
+            captured.copy_(new)
+        graph.kernels.replay()
+        return graph.outputs
 
     return call
 
@@ -751,14 +756,11 @@ if __name__ == "__main__":
         capturable=device.type == "cuda",
     )
 
-    def learn(*batch: torch.Tensor) -> tuple[torch.Tensor, ...]:  # a graph takes tensors
-        return update(q_network, target_network, optimizer, args, Batch(*batch))
-
+    learn = partial(update_minibatches, q_network, target_network, optimizer, args)
     acting_values = partial(action_values, q_network)
     evaluation_values = partial(action_values, q_network)
     if device.type == "cuda" and args.cuda_graphs:
         learn = capture(learn, optimizer)
-        # Two graphs of one function, since training and evaluation have different numbers of environments
         acting_values = capture(acting_values)
         evaluation_values = capture(evaluation_values)
 
@@ -808,9 +810,9 @@ if __name__ == "__main__":
         # ALGO LOGIC: training, while the emulators run
         buffer.append(every_env, obs[:, -1], done, actions)
         if global_step >= args.learning_starts:
-            for _ in range(due(global_step, args.num_envs, args.train_frequency)):
-                batch = buffer.sample(args.batch_size, rng, device)
-                loss, mean_q, td_errors = learn(*batch)
+            if num_updates := due(global_step, args.num_envs, args.train_frequency):
+                batch = buffer.sample(num_updates * args.batch_size, rng, device)  # for all updates that are due
+                loss, mean_q, td_errors = learn(*batch)[-1]  # the last update's
                 losses = {"losses/td_loss": loss, "losses/q_values": mean_q}
             if due(global_step, args.num_envs, args.target_network_frequency):
                 target_network.load_state_dict(q_network.state_dict())

@@ -50,6 +50,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Literal, NamedTuple, NoReturn, Optional, TextIO
 
 import ale_py
@@ -530,22 +531,21 @@ def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
 
 
 def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = None) -> Callable:
-    """`function` of tensors as a CUDA graph: the GPU then repeats its kernels without Python.
+    """`function` of tensors as CUDA graphs, one for each shape of its inputs: the GPU repeats kernels without Python.
 
     Three ordinary calls on a side stream come first, in which PyTorch allocates what it needs; the fourth is captured.
-    From then on shapes, branches taken and Python numbers (gamma, k) are frozen, parameters must be changed in place,
-    and every call overwrites the outputs of the one before. Raises RuntimeError if a number of `optimizer`, such as the
-    learning rate, or the shape or dtype of an input changes, or if `function` cannot be captured.
+    From then on branches taken and Python numbers (gamma, k) are frozen, parameters must be changed in place, and every
+    call overwrites the outputs of the one before. Raises RuntimeError if a number of `optimizer`, such as the learning
+    rate, changes, or if `function` cannot be captured.
     """
     stream = torch.cuda.Stream()
-    graph = torch.cuda.CUDAGraph()
-    calls = 0
-    static_inputs, static_outputs, captured_numbers = [], None, []
+    graphs = {}  # by the shapes and dtypes of the inputs
 
     def call(*inputs: torch.Tensor):
-        nonlocal calls, static_inputs, static_outputs, captured_numbers
-        calls += 1
-        if calls <= 3:
+        key = tuple((tensor.shape, tensor.dtype) for tensor in inputs)
+        graph = graphs.setdefault(key, SimpleNamespace(calls=0))
+        graph.calls += 1
+        if graph.calls <= 3:
             stream.wait_stream(torch.cuda.current_stream())
             with torch.cuda.stream(stream):
                 outputs = function(*inputs)
@@ -553,23 +553,22 @@ def capture(function: Callable, optimizer: Optional[torch.optim.Optimizer] = Non
             return outputs
         groups = optimizer.param_groups if optimizer else []
         numbers = [value for group in groups for name, value in group.items() if name != "params"]
-        if calls == 4:
-            static_inputs = [tensor.clone() for tensor in inputs]
-            captured_numbers = numbers
+        if graph.calls == 4:
+            graph.inputs = [tensor.clone() for tensor in inputs]
+            graph.numbers = numbers
+            graph.kernels = torch.cuda.CUDAGraph()
             try:
-                with torch.cuda.graph(graph):
-                    static_outputs = function(*static_inputs)
+                with torch.cuda.graph(graph.kernels):
+                    graph.outputs = function(*graph.inputs)
             except Exception as error:
                 reason = error.__context__ or error  # to end a capture that went wrong raises another error
                 raise RuntimeError(f"no CUDA graph ({reason}): change it, or add --no-cuda-graphs") from error
-        if numbers != captured_numbers:
+        if numbers != graph.numbers:
             raise RuntimeError("the learning rate is frozen in the CUDA graph: make it a tensor, or --no-cuda-graphs")
-        for static, new in zip(static_inputs, inputs, strict=True):
-            if (static.shape, static.dtype) != (new.shape, new.dtype):
-                raise RuntimeError(f"captured for {static.shape} {static.dtype}, not {new.shape} {new.dtype}")
-            static.copy_(new)
-        graph.replay()
-        return static_outputs
+        for captured, new in zip(graph.inputs, inputs, strict=True):
+            captured.copy_(new)
+        graph.kernels.replay()
+        return graph.outputs
 
     return call
 

@@ -93,7 +93,7 @@ OF_THE_AGENT = {
 OF_THE_FAMILY = {"action_values"}
 
 # Shared, and the same wherever it is; not every script has the layer or a replay
-NOT_IN_ALL = {"MeanExpansion", "Batch", "ReplayBuffer", "RolloutBuffer"}
+NOT_IN_ALL = {"MeanExpansion", "Batch", "update_minibatches", "ReplayBuffer", "RolloutBuffer"}
 
 # Shared by all others, but these agents have their own, the same in their scripts (of the same games)
 OWN_OF_THE_AGENT = {

@@ -214,11 +214,12 @@ def assert_adams_first_step(network, weights, lr: float, eps: float):
 
 
 def bind(script, network, target, optimizer, **flags):
-    """The script's `update` of a batch's five tensors, and its `action_values`, as the main block binds them."""
+    """The script's `update` of a minibatch's tensors, and its `action_values`, as the main block binds them."""
     args = script.Args(**flags)
 
     def learn(*batch):
-        return script.update(network, target, optimizer, args, script.Batch(*batch))
+        (outputs,) = script.update_minibatches(network, target, optimizer, args, *batch)
+        return outputs
 
     between = list(inspect.signature(script.action_values).parameters)[1:-1]
     return learn, partial(script.action_values, network, *(getattr(args, name) for name in between))

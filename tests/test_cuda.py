@@ -87,6 +87,29 @@ def test_a_graph_is_used(script):
         learn(*buffer.sample(32, rng, CUDA))
 
 
+def test_four_updates_in_one_graph_are_four_in_turn(script):
+    """And with another number of them a graph of its own: the same weights as with ordinary updates, one by one."""
+    torch.backends.cudnn.deterministic = True
+    results = []
+    for together in (False, True):
+        torch.manual_seed(0)
+        network = make_network(script, 6).to(CUDA, memory_format=torch.channels_last)
+        target = copy.deepcopy(network).requires_grad_(False)
+        optimizer = torch.optim.Adam(network.parameters(), lr=6.25e-5, eps=1.5e-4, fused=True, capturable=True)
+        learn = partial(script.update_minibatches, network, target, optimizer, script.Args())
+        learn = script.capture(learn, optimizer) if together else learn
+        buffer, rng = filled_buffer(script, CUDA), np.random.default_rng(1)
+        losses = []
+        for count in 10 * [4, 1]:
+            batch = buffer.sample(32 * count, rng, CUDA)
+            parts = [batch] if together else zip(*(field.split(32) for field in batch), strict=True)
+            losses += [loss.item() for part in parts for loss, *_ in learn(*part)]
+        results.append((losses, [parameter.detach().clone() for parameter in network.parameters()]))
+    np.testing.assert_allclose(results[0][0], results[1][0], rtol=1e-5)
+    for plain, graphed in zip(results[0][1], results[1][1], strict=True):
+        torch.testing.assert_close(plain, graphed, rtol=1e-5, atol=1e-7)
+
+
 def test_a_failed_capture_ends_the_run(tmp_path):
     """What copies to the host cannot be captured: the error says so, and what to do. With that the fork trains."""
     step = "    optimizer.step()\n    return"

@@ -8,6 +8,7 @@ import pytest
 import torch
 from helpers import (
     DQN,
+    TRAINED,
     assert_adams_first_step,
     batch_of,
     bind,
@@ -52,6 +53,29 @@ def test_one_step_equals_the_formula(script):
     assert_adams_first_step(network, weights, LR, 1.5e-4)
     for name, value in target.state_dict().items():
         assert torch.equal(value.double(), target_weights[name]), "the target network stays"
+
+
+@pytest.mark.parametrize("name", [name for name in TRAINED if "online" not in name])
+def test_minibatches_of_one_call_are_updates_in_turn(name):
+    """Bit for bit: outputs and weights."""
+    script = load(name)
+    args, batch, results = script.Args(batch_size=4), batch_of(script), []
+    for together in (True, False):
+        network, target = networks(script, num_heads=3, layer_norm=True, width=16, rdq=True)
+        parameters = list(network.parameters())
+        if hasattr(script, "QNetworks"):
+            network = script.QNetworks([network, copy.deepcopy(network)])
+            parameters = list(network.parameters.values())
+        optimizer = torch.optim.Adam(parameters, lr=LR)
+        torch.manual_seed(0)  # of IQN's fractions
+        if together:
+            outputs = script.update_minibatches(network, target, optimizer, args, *batch)
+        else:
+            minibatches = [script.Batch(*(field[i : i + 4] for field in batch)) for i in range(0, 16, 4)]
+            outputs = [script.update(network, target, optimizer, args, minibatch) for minibatch in minibatches]
+        assert len(outputs) == 4
+        results.append([*parameters, *(tensor for one in outputs for tensor in one)])
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 
 def test_old_gradients_do_not_count():

@@ -9,9 +9,15 @@ that it is a copy of are measured too.
 All rounds alternate between the parts, the loop of the script and that of its baseline (or of k = 0), and
 medians are printed, because machines are noisy.
 
+With `--host` it measures what the loop of an Atari script that trains on a GPU costs Python a step of all environments,
+and needs none: the emulators answer at once, networks and graphs do nothing, frames on the device have one pixel.
+`--against` names another checkout to alternate with.
+
 Usage: python tests/throughput.py --script dqn_atari_mexp.py --num-envs 1 --device cpu
+       python tests/throughput.py --script dqn_atari_mexp.py --num-envs 16 --host --against ../older
 """
 
+import ast
 import copy
 import ctypes
 import importlib.util
@@ -23,14 +29,18 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Literal, Optional
+from unittest import mock
 
 import numpy as np
 import psutil
 import torch
+import torch.nn as nn
 import tyro
 from tensorboard.backend.event_processing.event_file_loader import EventFileLoader
 
@@ -46,6 +56,8 @@ class Args:
     buffer_size: int = 100_000  # transitions; the paper's 1,000,000 if the memory is there
     rounds: int = 3  # repetitions, of which the median counts
     seconds: float = 15.0  # time to measure a loop in each round
+    host: bool = False  # measure only what a step of all environments costs Python, with stand-ins for the rest
+    against: Optional[Path] = None  # with --host: another checkout, whose script is measured too
 
 
 def rate(function, seconds: float, device: torch.device) -> float:
@@ -263,8 +275,105 @@ def loop(args: Args, script: str, device: torch.device, expected: float, *extra:
     return (last_step - first_step) / (last_time - first_time), max(learning), learning[-1] - learning[0]
 
 
+class StandInEmulators:
+    """In place of `AtariVectorEnv`: answers with the first step of real emulators, and notes the thread's time."""
+
+    def __init__(self, envs, times: list[float]):
+        self.single_action_space = envs.single_action_space
+        self.times = times
+        self.first = envs.reset(seed=np.arange(envs.num_envs))
+        self.answer = envs.step(np.zeros(envs.num_envs, np.int64))
+
+    def reset(self, **_):
+        return self.first
+
+    def send(self, actions: np.ndarray) -> None:
+        pass
+
+    def recv(self):
+        self.times.append(time.thread_time())
+        return self.answer
+
+
+class StandInNetwork(nn.Module):
+    def __init__(self, *_):
+        super().__init__()
+        self.output = nn.Linear(1, 1)
+
+    def to(self, *_, **__):
+        return self
+
+
+def host_time(path: Path, num_envs: int, steps: int = 5_000) -> float:
+    """Seconds of the thread's time a step of all environments in the main block of the script at `path`."""
+    tree = ast.parse(path.read_text())
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and node.value == 84:
+            node.value = 1
+    *definitions, main_block = tree.body
+    module = sys.modules["host"] = ModuleType("host")  # dataclasses look their module up
+    module.__file__ = str(path)
+    exec(compile(ast.Module(definitions, []), path, "exec"), vars(module))
+
+    cpu = torch.device("cpu")
+    times = []
+    q, zero, td_errors = torch.zeros(num_envs, 18), torch.zeros(()), torch.zeros(32)
+    real_emulators = module.AtariVectorEnv
+
+    class Buffer(module.ReplayBuffer):
+        def __init__(self, capacity, num_envs, device):
+            super().__init__(capacity, num_envs, cpu)
+
+        def sample(self, batch_size, rng, device):
+            return super().sample(batch_size, rng, cpu)
+
+    def to_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
+        tensor = torch.from_numpy(np.ascontiguousarray(array)).clone()  # as `pin_memory` copies
+        return tensor[..., :1, :1] if array.shape[-2:] == (84, 84) else tensor
+
+    module.AtariVectorEnv = lambda *args, **options: StandInEmulators(real_emulators(*args, **options), times)
+    module.QNetwork, module.ReplayBuffer, module.to_device = StandInNetwork, Buffer, to_device
+    module.action_values, module.update = lambda *_: q, lambda *_: (zero, zero, td_errors)
+    module.__name__ = "__main__"
+    graph = SimpleNamespace(replay=lambda: None, wait_stream=lambda _: None)  # or a stream
+    cuda = {
+        "is_available": lambda: True,
+        "get_device_name": lambda: "a stand-in",
+        "Stream": lambda: graph,
+        "CUDAGraph": lambda: graph,
+        "current_stream": lambda: graph,
+        "stream": lambda _: nullcontext(),
+        "graph": lambda _: nullcontext(),
+        "set_sync_debug_mode": lambda _: None,  # older commits
+    }
+    flags = (
+        f"--env-id ALE/Breakout-v5 --num-envs {num_envs} --total-timesteps {(steps + 500) * num_envs} --start-e 0.01 "
+    )
+    flags += f"--end-e 0.01 --learning-starts {100 * num_envs} --buffer-size 100000 --eval-frequency 0 "
+    flags += "--checkpoint-frequency 0"
+    with tempfile.TemporaryDirectory() as folder, open(os.devnull, "w") as null:
+        silent = mock.patch.multiple("sys", argv=[path, *flags.split(), "--runs-dir", folder], stdout=null, stderr=null)
+        with silent, mock.patch.multiple("torch.cuda", **cuda):
+            exec(compile(ast.Module([main_block], []), path, "exec"), vars(module))
+    return (times[-1] - times[-1 - steps]) / steps
+
+
+def compare_host_times(args: Args) -> None:
+    """Prints the medians of `--rounds`, alternating between the checkouts."""
+    checkouts = [ROOT] + ([args.against] if args.against else [])
+    rounds = [[host_time(folder / args.script, args.num_envs) for folder in checkouts] for _ in range(args.rounds)]
+    print(f"{args.script}, {args.num_envs} environment(s), thread time a step of all, median of {args.rounds} rounds")
+    for folder, times in zip(checkouts, zip(*rounds, strict=True), strict=True):
+        print(f"{1e6 * statistics.median(times):.0f} us in {folder.resolve()}")
+    if args.against:
+        print(f"ratio {statistics.median(ours / theirs for ours, theirs in rounds):.2f}")
+
+
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
+    if args.host:
+        compare_host_times(args)
+        return
     has_gpu = torch.cuda.is_available()
     device = torch.device("cuda" if has_gpu and args.device != "cpu" else "cpu")
     if args.device == "cuda" and not has_gpu:
