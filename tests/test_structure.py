@@ -189,7 +189,17 @@ def text_of(name):
 NETWORK = {"Args", "QNetwork", "make_network"}
 SOFT = {"Args", "soft_values", "log_policy", "policy_metrics", "update", "evaluate", "check_agent"}
 ONLINE = NETWORK | {"MeanExpansion", "log_pi_of", "draw_actions", "scale_gradient", "rollout_targets", "loss_q"}
-ONLINE |= {"loss_pg", "update", "Rollout", "RolloutBuffer", "Batch", "ReplayBuffer", "evaluate", "check_args"}
+ONLINE |= {
+    "loss_pg",
+    "update",
+    "update_minibatches",
+    "Rollout",
+    "RolloutBuffer",
+    "Batch",
+    "ReplayBuffer",
+    "evaluate",
+    "check_args",
+}
 HEADS = NETWORK | {"ChannelLayerNorm", "online_heads", "target_heads", "check_shift", "action_values", "update"}
 HEADS |= {"check_agent"}
 EAU = NETWORK | {"QNetworks", "check_stack", "check_memory", "num_pruned", "next_sparsities", "polyprune_sparsity"}
@@ -202,8 +212,8 @@ BASES = {
     "eaudeqn_atari": ("dqn_atari_mexp", EAU, (24, 20, 4)),
     "eaudeqn_minatar": ("minatar_mexp", EAU, (23, 20, 4)),
     "iqn_minatar": ("minatar_mexp", {"Args", "QNetwork", "action_values", "quantile_huber_loss", "update"}, (4, 0, 0)),
-    "isdqn_atari": ("dqn_atari_mexp", HEADS, (34, 16, 0)),
-    "isdqn_minatar": ("minatar_mexp", HEADS, (34, 16, 0)),
+    "isdqn_atari": ("dqn_atari_mexp", HEADS, (34, 23, 0)),
+    "isdqn_minatar": ("minatar_mexp", HEADS, (34, 23, 0)),
     "lunarlander_mexp": ("minatar_mexp", LUNAR, (5, 5, 0)),
     "nature_dqn_atari": ("dqn_atari_mexp", {"Args", "RMSprop", "update"}, (7, 0, 0)),
     "nature_dqn_minatar": ("minatar_mexp", {"Args", "RMSprop", "update"}, (7, 0, 0)),
