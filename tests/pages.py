@@ -1,0 +1,297 @@
+"""The tables of results in the README and under docs/, made of the committed reports and runs.
+
+python tests/pages.py        prints what a page should say and does not
+python tests/pages.py --fix  writes it
+
+A table is found by its header, and all of its rows are replaced.
+"""
+
+import csv
+import sys
+from functools import cache, partial
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+ROOT = Path(__file__).resolve().parent.parent
+GAMES = {
+    "Asterix": "MinAtar/Asterix-v1",
+    "Breakout": "MinAtar/Breakout-v1",
+    "Freeway": "MinAtar/Freeway-v1",
+    "Seaquest": "MinAtar/Seaquest-v1",
+    "Space Invaders": "MinAtar/SpaceInvaders-v1",
+}
+TWO = {game: GAMES[game] for game in ("Asterix", "Space Invaders")}
+ONLINE = {game: GAMES[game] for game in ("Breakout", "Space Invaders")}
+ATARI = {"Breakout": "ALE/Breakout-v5", "Pong": "ALE/Pong-v5"}
+LABELS = {
+    "final_score": "final score",
+    "auc": "area under the curve",
+    "overestimation": "overestimation",
+    "action_gap": "action gap",
+    "q_norm": "norm of q",
+}
+
+
+def number(x):
+    """Three significant digits: 0.0921, 4.02, 104."""
+    return f"{x:#.3g}".rstrip(".")
+
+
+def cell(row, measure):
+    """mean (low, high) of a row of games.csv; the mean alone of a single run."""
+    low, high = row[f"{measure}_low"], row[f"{measure}_high"]
+    return number(row[measure]) + ("" if row["runs"] == 1 else f" ({number(low)}, {number(high)})")
+
+
+def markdown(header, rows):
+    aligned = ["---:" if name in ("seeds", "steps", "k", "p") else "---" for name in header]
+    return ["| " + " | ".join(cells) + " |" for cells in (header, aligned, *rows)]
+
+
+@cache
+def report(folder, name="games"):
+    return pd.read_csv(ROOT / "docs" / folder / "report" / f"{name}.csv")
+
+
+def rows_of(folder):
+    """The rows of games.csv by game and agent."""
+    return {(row["game"], row["agent"]): row for _, row in report(folder).iterrows()}
+
+
+def seeds_of(*rows):
+    numbers = sorted({int(row["runs"]) for row in rows})
+    return " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
+
+
+def games_table(folder, measures, games):
+    """Agents as rows, and as columns the games of each measure, or the measures of one game."""
+    rows, lines = rows_of(folder), []
+    agents = dict.fromkeys(agent for _, agent in rows)
+    for agent in agents:
+        own = [rows.get((env_id, agent)) for env_id in games.values()]
+        cells = ["" if row is None else cell(row, measure) for measure in measures for row in own]
+        lines.append([agent, seeds_of(*[row for row in own if row is not None]), *cells])
+    header = [f"{LABELS[m]}, {game}" if len(games) > 1 else LABELS[m] for m in measures for game in games]
+    if len(measures) == 1:
+        return markdown([LABELS[measures[0]], "seeds", *games], lines)
+    return markdown(["agent", "seeds", *header], lines)
+
+
+# THE LAYER AGAINST NO LAYER, OF EVERY AGENT
+
+PAIRS = [  # label, folder under docs/, agent without the layer
+    ("DQN", "minatar", "DQN"),
+    ("DQN, RMSprop and Huber loss", "minatar", "Nature DQN"),
+    ("Munchausen-DQN", "softq", "Munchausen-DQN"),
+    ("Soft DQN", "softq", "Soft DQN"),
+    ("DQN, layer normalisation", "isdqn", "Target-based DQN"),
+    ("the same, target-free", "isdqn", "Target-free DQN"),
+    ("iS-DQN", "isdqn", "iS-DQN K=9"),
+    ("DQN with EauDeQN's loss", "eaudeqn", "Dense DQN"),
+    ("EauDeQN", "eaudeqn", "EauDeQN"),
+    ("IQN", "iqn", "IQN"),
+    ("DQN on Atari, CPU schedule", "atari", "DQN"),
+]
+
+
+def ratio(plain, modified, measure):
+    """Mean with the layer / mean without, bold where no seed of one is within the other's range. Empty where a run
+    without the layer is not above 0."""
+    low, high = plain[f"{measure}_low"], plain[f"{measure}_high"]
+    if low <= 0:
+        return "–"
+    text = f"{modified[measure] / plain[measure]:.2f}"
+    apart = modified[f"{measure}_low"] > high or modified[f"{measure}_high"] < low
+    return f"**{text}**" if apart else text
+
+
+def layer_table():
+    lines = []
+    for label, folder, agent in PAIRS:
+        if not (ROOT / "docs" / folder / "report" / "games.csv").exists():
+            lines.append([label, "", "no run yet", *[""] * len(GAMES)])
+            continue
+        rows, cells, found = rows_of(folder), [], []
+        for game, env_id in GAMES.items():
+            env_id = env_id if folder != "atari" else ATARI.get(game, "")
+            plain, modified = rows.get((env_id, agent)), rows.get((env_id, f"IB-{agent}(n)"))
+            if plain is None or modified is None:
+                cells.append("")
+                continue
+            found += [plain, modified]
+            cells.append(", ".join(ratio(plain, modified, name) for name in ("final_score", "overestimation")))
+        lines.append([label, f"{found[0]['steps']:,}", seeds_of(*found), *cells])
+    lines.append(["DQN on Atari, the paper's length", "50,000,000", "not run", *[""] * len(GAMES)])
+    return markdown(["layer / without", "steps", "seeds", *GAMES], lines)
+
+
+# MINATAR'S PRIMARY FIGURE
+
+
+def permutation_p(games, shuffles=20_000):
+    """Two-sided p of the probability of improvement over games [(ours, theirs)]: shuffles of each game's runs that are
+    at least as far from one half."""
+    rng, wins = np.random.default_rng(1), np.zeros(shuffles + 1)  # the first is the one observed
+    for ours, theirs in games:
+        runs = np.array([*ours, *theirs])
+        orders = np.vstack([np.arange(len(runs)), rng.permuted(np.tile(np.arange(len(runs)), (shuffles, 1)), axis=1)])
+        a, b = np.split(runs[orders], [len(ours)], axis=1)
+        wins += (np.sign(a[:, :, None] - b[:, None]).mean((1, 2)) + 1) / 2 / len(games)
+    return wins[0], np.mean(abs(wins - 0.5) >= abs(wins[0] - 0.5) - 1e-9)
+
+
+@cache
+def areas(folder):
+    """The mean score over the evaluations of every run, by game and --exp-name."""
+    runs = {}
+    for path in sorted((ROOT / "docs" / folder).glob("*/*/eval.csv")):
+        game, agent, seed, _ = path.parent.name.split("__")
+        runs.setdefault((game, agent), {})[int(seed)] = pd.read_csv(path)["score_mean"].mean()
+    return runs
+
+
+def primary_table():
+    runs = areas("minatar")
+    pairs = [(runs[game, "minatar_mexp"], runs[game, "minatar_dqn"]) for game, agent in runs if agent == "minatar_dqn"]
+    observed, p = permutation_p([[list(of.values()) for of in pair] for pair in pairs])
+    numbers = sorted({len(of) for pair in pairs for of in pair})
+    improved = report("minatar", "improvement")
+    (row,) = [row for _, row in improved.iterrows() if (row["agent"], row["measure"]) == ("IB-DQN(n)", "auc")]
+    assert abs(row["probability"] - observed) < 0.02 or len(numbers) > 1
+    interval = f"{row['low']:.2f} to {row['high']:.2f}"
+    seeds = " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
+    cells = ["IB-DQN(n) against DQN, area under the curve, five games", seeds, f"{observed:.2f}", interval, f"{p:.3f}"]
+    return markdown(["primary figure", "seeds", "probability of improvement", "95% interval", "p"], [cells])
+
+
+# THE GRIDWORLD
+
+
+def tabular_rows(name):
+    with open(ROOT / "docs/tabular" / f"{name}.csv", newline="") as file:
+        return [{key: float(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def gains_table():
+    targets = {"max": "step_reward", "sarsa": "sarsa_step_reward", "expected_sarsa": "expected_sarsa_step_reward"}
+    lines = []
+    for reward, suffix in ((-1, "minus_1"), (0, "0")):
+        for target, name in targets.items():
+            rows = [row for row in tabular_rows(f"{name}_{suffix}") if row["k"] == 3.2]
+            cells = [f"{row['gain']:+.1f} ({row['gain_low']:+.1f}, {row['gain_high']:+.1f})" for row in rows]
+            lines.append([str(reward), f"`{target}`", *cells])
+    return markdown(["reward a step", "`--target`", "500 steps", "1,000", "2,500", "5,000"], lines)
+
+
+def gains_by_k_table():
+    lines = []
+    for k in sorted({row["k"] for row in tabular_rows("step_reward_minus_1")} - {0}):
+        cells = [f"{k:g}"]
+        for name in ("step_reward_minus_1", "step_reward_0"):
+            (row,) = [row for row in tabular_rows(name) if (row["k"], row["steps"]) == (k, 1000)]
+            cells.append(f"{row['gain']:+.1f} ({row['gain_low']:+.1f}, {row['gain_high']:+.1f})")
+        lines.append(cells)
+    return markdown(["k", "reward -1 a step", "reward 0"], lines)
+
+
+def values_table():
+    lines = []
+    with open(ROOT / "docs/tabular/values.csv", newline="") as file:
+        rows = list(csv.DictReader(file))[:-1]  # the last one is value iteration's
+    for row in rows:
+        k, steps, error = float(row["k"]), float(row["steps"]), float(row["mean_error"])
+        measures = []
+        for name, digits in (("rmse", 2), ("optimal_actions", 1)):
+            mean, low, high = [f"{float(row[name + end]):.{digits}f}" for end in ("", "_low", "_high")]
+            measures.append(f"{mean} ({low}, {high})")
+        lines.append([f"{k:g}", f"{steps:,.0f}", measures[0], f"{error:+.2f}", measures[1]])
+    return markdown(["k", "steps", "RMSE of the values", "mean error", "optimal actions, %"], lines)
+
+
+# THE PAGES
+
+
+def sparsity_table():
+    """The share of pruned weights at the last evaluation, of the agents that choose it themselves."""
+    lines = []
+    for label, agent in (("EauDeQN", "eaudeqn"), ("IB-EauDeQN(n)", "eaudeqn_mexp"), ("EauDeQN-32", "eaudeqn_w32")):
+        cells, numbers = [], set()
+        for env_id in TWO.values():
+            paths = (ROOT / "docs/eaudeqn").glob(f"{env_id}__minatar_{agent}__*/eval.csv")
+            last = [100 * pd.read_csv(path)["sparsity"].iloc[-1] for path in paths]
+            numbers.add(len(last))
+            cells.append(f"{np.mean(last):.1f} ({min(last):.1f}, {max(last):.1f})")
+        (seeds,) = numbers
+        lines.append([label, str(seeds), *cells])
+    return markdown(["pruned weights, %", "seeds", *TWO], lines)
+
+
+def sweep_table(folder, measures):
+    """One game's rows of games.csv, with k in the agent's place."""
+    sweep = report(folder, "sweep")
+    coefficients = dict(zip(sweep["agent"], sweep["k"], strict=True))
+    lines = []
+    for _, row in sorted(report(folder).iterrows(), key=lambda pair: coefficients[pair[1]["agent"]]):
+        cells = [cell(row, measure) for measure in measures]
+        lines.append([f"{coefficients[row['agent']]:g}", str(row["runs"]), *cells])
+    return markdown(["k", "seeds", *[LABELS[m] for m in measures]], lines)
+
+
+def relative_table(folder):
+    table = report(folder, "relative")
+    lines = []
+    for agent in dict.fromkeys(table["agent"]):
+        rows = [row for _, row in table[table["agent"] == agent].iterrows()]
+        cells = {row["measure"]: f"{row['mean']:.2f} ({row['mean low']:.2f}, {row['mean high']:.2f})" for row in rows}
+        lines.append([agent, seeds_of(*rows), *[cells[m] for m in ("final_score", "auc", "overestimation")]])
+    return markdown(["relative to DQN", "seeds", "final score", "area under the curve", "overestimation"], lines)
+
+
+SCORES = ["final_score", "overestimation"]
+TABLES = [  # page, what makes its table
+    ("README.md", layer_table),
+    ("docs/evidence.md", layer_table),
+    ("docs/minatar/README.md", primary_table),
+    ("docs/minatar/README.md", partial(relative_table, "minatar")),
+    ("docs/minatar/README.md", partial(games_table, "minatar", ["final_score"], GAMES)),
+    ("docs/minatar/README.md", partial(games_table, "minatar", ["overestimation"], GAMES)),
+    ("docs/softq/README.md", partial(games_table, "softq", SCORES, TWO)),
+    ("docs/isdqn/README.md", partial(games_table, "isdqn", SCORES, TWO)),
+    ("docs/eaudeqn/README.md", partial(games_table, "eaudeqn", SCORES, TWO)),
+    ("docs/eaudeqn/README.md", sparsity_table),
+    ("docs/online/README.md", partial(games_table, "online", ["final_score", "auc"], ONLINE)),
+    ("docs/atari/README.md", partial(games_table, "atari", list(LABELS)[:4], {"Breakout": ATARI["Breakout"]})),
+    ("docs/gpu/README.md", partial(games_table, "gpu", SCORES, ATARI)),
+    ("docs/lunarlander/README.md", partial(sweep_table, "lunarlander", list(LABELS))),
+    ("docs/tabular/README.md", gains_table),
+    ("docs/tabular/README.md", gains_by_k_table),
+    ("docs/tabular/README.md", values_table),
+]
+
+
+def problems(fix=False):
+    """What the pages lack, a line a table; with `fix` the tables are written into the pages first."""
+    found = []
+    for path, make in TABLES:
+        lines, page = make(), (ROOT / path).read_text().split("\n")
+        places = [i for i, line in enumerate(page) if line == lines[0]]
+        if len(places) != 1:
+            found.append(f"{path} has {len(places)} tables with the header {lines[0]}")
+            continue
+        (start,) = places
+        end = next(i for i in range(start, len(page)) if not page[i].startswith("|"))
+        if fix:
+            page[start:end] = lines
+            (ROOT / path).write_text("\n".join(page))
+        elif page[start:end] != lines:
+            missing = [line for line in lines if line not in page[start:end]]
+            found.append("\n".join([f"{path} should say", *missing]))
+    return found
+
+
+if __name__ == "__main__":
+    found = problems(fix="--fix" in sys.argv[1:])
+    print("\n".join(found) or "all tables of the pages are those of their runs")
+    sys.exit(bool(found))
