@@ -9,6 +9,7 @@ A table is found by its header, and all of its rows are replaced.
 import csv
 import sys
 from functools import cache, partial
+from itertools import combinations, product
 from pathlib import Path
 
 import numpy as np
@@ -213,19 +214,50 @@ def values_table():
 # THE PAGES
 
 
-def sparsity_table():
-    """The share of pruned weights at the last evaluation, of the agents that choose it themselves."""
+def evaluation_table(title, folder, agents, columns, evaluation=-1):
+    """Columns of eval.csv at one evaluation: mean, least and greatest seed on two games."""
     lines = []
-    for label, agent in (("EauDeQN", "eaudeqn"), ("IB-EauDeQN(n)", "eaudeqn_mexp"), ("EauDeQN-32", "eaudeqn_w32")):
+    for label, exp_name in agents.items():
         cells, numbers = [], set()
-        for env_id in TWO.values():
-            paths = (ROOT / "docs/eaudeqn").glob(f"{env_id}__minatar_{agent}__*/eval.csv")
-            last = [100 * pd.read_csv(path)["sparsity"].iloc[-1] for path in paths]
-            numbers.add(len(last))
-            cells.append(f"{np.mean(last):.1f} ({min(last):.1f}, {max(last):.1f})")
+        for column in columns.values():
+            for env_id in TWO.values():
+                paths = (ROOT / "docs" / folder).glob(f"{env_id}__{exp_name}__*/eval.csv")
+                values = [pd.read_csv(path)[column].iloc[evaluation] for path in paths]
+                numbers.add(len(values))
+                cells.append(f"{number(np.mean(values))} ({number(min(values))}, {number(max(values))})")
         (seeds,) = numbers
         lines.append([label, str(seeds), *cells])
-    return markdown(["pruned weights, %", "seeds", *TWO], lines)
+    return markdown([title, "seeds", *[f"{label}, {game}" for label in columns for game in TWO]], lines)
+
+
+SOFT = {"Soft DQN": "minatar_softq", "IB-Soft DQN(n)": "minatar_softq_mexp"}
+SOFT |= {"Munchausen-DQN": "minatar_munchausen", "IB-Munchausen-DQN(n)": "minatar_munchausen_mexp"}
+SOFTNESS = {"entropy": "entropy", "gap / tau": "gap_over_temperature"}
+HEADS = {"Target-based DQN": "minatar_targetbased", "IB-Target-based DQN(n)": "minatar_targetbased_mexp"}
+HEADS |= {"Target-free DQN": "minatar_targetfree", "IB-Target-free DQN(n)": "minatar_targetfree_mexp"}
+HEADS |= {"iS-DQN K=9": "minatar_isdqn", "IB-iS-DQN K=9(n)": "minatar_isdqn_mexp"}
+EARLY = {"overestimation": "overestimation"}
+PRUNED = {"EauDeQN": "minatar_eaudeqn", "IB-EauDeQN(n)": "minatar_eaudeqn_mexp", "EauDeQN-32": "minatar_eaudeqn_w32"}
+
+
+def distances_table():
+    """Mean distance of the scores of two runs, over evaluations and pairs of runs, of one method and of both."""
+    rows = [["two seeds of Online soft DQN"], ["two seeds of Policy gradient"], ["one run of each"]]
+    numbers = set()
+    for env_id in ONLINE.values():
+        q, pg = [
+            np.array([pd.read_csv(path)["score_mean"] for path in sorted((ROOT / "docs/online").glob(pattern))])
+            for pattern in (f"{env_id}__minatar_softq_{method}__*/eval.csv" for method in ("online", "pg"))
+        ]
+        numbers |= {len(q), len(pg)}
+        for part in (slice(None), slice(-(q.shape[1] // 4), None)):
+            pairs = [combinations(q[:, part], 2), combinations(pg[:, part], 2), product(q[:, part], pg[:, part])]
+            for row, of in zip(rows, pairs, strict=True):
+                row.append(number(np.mean([abs(one - other).mean() for one, other in of])))
+    (seeds,) = numbers
+    header = [name for game in ONLINE for name in (game, f"{game}, last quarter")]
+    lines = [[label, str(seeds), *cells] for label, *cells in rows]
+    return markdown(["mean distance of two runs", "seeds", *header], lines)
 
 
 def sweep_table(folder, measures):
@@ -239,14 +271,16 @@ def sweep_table(folder, measures):
     return markdown(["k", "seeds", *[LABELS[m] for m in measures]], lines)
 
 
-def relative_table(folder):
+def relative_table(folder, baseline="DQN"):
     table = report(folder, "relative")
     lines = []
     for agent in dict.fromkeys(table["agent"]):
         rows = [row for _, row in table[table["agent"] == agent].iterrows()]
         cells = {row["measure"]: f"{row['mean']:.2f} ({row['mean low']:.2f}, {row['mean high']:.2f})" for row in rows}
         lines.append([agent, seeds_of(*rows), *[cells[m] for m in ("final_score", "auc", "overestimation")]])
-    return markdown(["relative to DQN", "seeds", "final score", "area under the curve", "overestimation"], lines)
+    return markdown(
+        [f"relative to {baseline}", "seeds", "final score", "area under the curve", "overestimation"], lines
+    )
 
 
 SCORES = ["final_score", "overestimation"]
@@ -258,10 +292,15 @@ TABLES = [  # page, what makes its table
     ("docs/minatar/README.md", partial(games_table, "minatar", ["final_score"], GAMES)),
     ("docs/minatar/README.md", partial(games_table, "minatar", ["overestimation"], GAMES)),
     ("docs/softq/README.md", partial(games_table, "softq", SCORES, TWO)),
+    ("docs/softq/README.md", partial(evaluation_table, "at the last evaluation", "softq", SOFT, SOFTNESS)),
     ("docs/isdqn/README.md", partial(games_table, "isdqn", SCORES, TWO)),
+    ("docs/isdqn/README.md", partial(relative_table, "isdqn", "Target-based DQN")),
+    ("docs/isdqn/README.md", partial(evaluation_table, "at 100,000 steps", "isdqn", HEADS, EARLY, 0)),
     ("docs/eaudeqn/README.md", partial(games_table, "eaudeqn", SCORES, TWO)),
-    ("docs/eaudeqn/README.md", sparsity_table),
+    ("docs/eaudeqn/README.md", partial(evaluation_table, "at the end", "eaudeqn", PRUNED, {"sparsity": "sparsity"})),
+    ("docs/eaudeqn/README.md", partial(relative_table, "eaudeqn", "Dense DQN")),
     ("docs/online/README.md", partial(games_table, "online", ["final_score", "auc"], ONLINE)),
+    ("docs/online/README.md", distances_table),
     ("docs/atari/README.md", partial(games_table, "atari", list(LABELS)[:4], {"Breakout": ATARI["Breakout"]})),
     ("docs/gpu/README.md", partial(games_table, "gpu", SCORES, ATARI)),
     ("docs/lunarlander/README.md", partial(sweep_table, "lunarlander", list(LABELS))),
