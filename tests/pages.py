@@ -33,6 +33,7 @@ LABELS = {
     "action_gap": "action gap",
     "q_norm": "norm of q",
 }
+SCORES = ["final_score", "overestimation"]
 
 
 def number(x):
@@ -47,7 +48,7 @@ def cell(row, measure):
 
 
 def markdown(header, rows):
-    aligned = ["---:" if name in ("seeds", "steps", "k", "p") else "---" for name in header]
+    aligned = ["---:" if name in ("seeds", "steps", "games", "k", "p") else "---" for name in header]
     return ["| " + " | ".join(cells) + " |" for cells in (header, aligned, *rows)]
 
 
@@ -61,11 +62,6 @@ def rows_of(folder):
     return {(row["game"], row["agent"]): row for _, row in report(folder).iterrows()}
 
 
-def seeds_of(*rows):
-    numbers = sorted({int(row["runs"]) for row in rows})
-    return " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
-
-
 def games_table(folder, measures, games):
     """Agents as rows, and as columns the games of each measure, or the measures of one game."""
     rows, lines = rows_of(folder), []
@@ -73,7 +69,7 @@ def games_table(folder, measures, games):
     for agent in agents:
         own = [rows.get((env_id, agent)) for env_id in games.values()]
         cells = ["" if row is None else cell(row, measure) for measure in measures for row in own]
-        lines.append([agent, seeds_of(*[row for row in own if row is not None]), *cells])
+        lines.append([agent, seeds_of([row for row in own if row is not None]), *cells])
     header = [f"{LABELS[m]}, {game}" if len(games) > 1 else LABELS[m] for m in measures for game in games]
     if len(measures) == 1:
         return markdown([LABELS[measures[0]], "seeds", *games], lines)
@@ -82,50 +78,77 @@ def games_table(folder, measures, games):
 
 # THE LAYER AGAINST NO LAYER, OF EVERY AGENT
 
-PAIRS = [  # label, folder under docs/, agent without the layer
-    ("DQN", "minatar", "DQN"),
-    ("DQN, RMSprop and Huber loss", "minatar", "Nature DQN"),
-    ("Munchausen-DQN", "softq", "Munchausen-DQN"),
-    ("Soft DQN", "softq", "Soft DQN"),
-    ("DQN, layer normalisation", "isdqn", "Target-based DQN"),
-    ("the same, target-free", "isdqn", "Target-free DQN"),
-    ("iS-DQN", "isdqn", "iS-DQN K=9"),
-    ("DQN with EauDeQN's loss", "eaudeqn", "Dense DQN"),
-    ("EauDeQN", "eaudeqn", "EauDeQN"),
-    ("IQN", "iqn", "IQN"),
-    ("DQN on Atari, CPU schedule", "atari", "DQN"),
+PAIRS = [  # label, folder under docs/, family, agent without the layer
+    ("DQN", "minatar", "MinAtar", "DQN"),
+    ("DQN, RMSprop and Huber loss", "minatar", "MinAtar", "Nature DQN"),
+    ("Munchausen-DQN", "softq", "MinAtar", "Munchausen-DQN"),
+    ("Soft DQN", "softq", "MinAtar", "Soft DQN"),
+    ("DQN, layer normalisation", "isdqn", "MinAtar", "Target-based DQN"),
+    ("the same, target-free", "isdqn", "MinAtar", "Target-free DQN"),
+    ("iS-DQN", "isdqn", "MinAtar", "iS-DQN K=9"),
+    ("EauDeQN", "eaudeqn", "MinAtar", "EauDeQN"),
+    ("the same, dense", "eaudeqn", "MinAtar", "Dense DQN"),
+    ("PolyPrune", "eaudeqn", "MinAtar", "PolyPrune"),
+    ("IQN", "iqn", "MinAtar", "IQN"),
+    ("DQN, LunarLander", "lunarlander", "Lunar Lander", "DQN"),
+    ("DQN, Atari Breakout", "atari", "Atari", "DQN"),
 ]
 
 
-def ratio(plain, modified, measure):
-    """Mean with the layer / mean without, bold where no seed of one is within the other's range. Empty where a run
-    without the layer is not above 0."""
-    low, high = plain[f"{measure}_low"], plain[f"{measure}_high"]
-    if low <= 0:
-        return "–"
-    text = f"{modified[measure] / plain[measure]:.2f}"
-    apart = modified[f"{measure}_low"] > high or modified[f"{measure}_high"] < low
-    return f"**{text}**" if apart else text
+@cache
+def forest():
+    """The rows of forest.csv by folder, family and agent, then by game and measure."""
+    rows = {}
+    for _, row in pd.read_csv(ROOT / "docs/evidence/forest.csv").iterrows():
+        key = Path(row["folder"]).name, row["family"], row["agent"]
+        rows.setdefault(key, {})[row["game"], row["measure"]] = row
+    return rows
+
+
+def seeds_of(rows):
+    numbers = sorted({int(row[name]) for row in rows for name in ("runs_with", "runs_without", "runs") if name in row})
+    return " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
 
 
 def layer_table():
+    """Ratios of the means with the layer and without it in each game, bold where the seeds separate."""
     lines = []
-    for label, folder, agent in PAIRS:
-        if not (ROOT / "docs" / folder / "report" / "games.csv").exists():
+    for label, *key in PAIRS:
+        if key[1] == "Lunar Lander" or key[2] == "PolyPrune":
+            continue  # a score below 0 has no ratio; a score of 0.5 says nothing
+        rows = forest().get(tuple(key))
+        if rows is None:
             lines.append([label, "", "no run yet", *[""] * len(GAMES)])
             continue
-        rows, cells, found = rows_of(folder), [], []
-        for game, env_id in GAMES.items():
-            env_id = env_id if folder != "atari" else ATARI.get(game, "")
-            plain, modified = rows.get((env_id, agent)), rows.get((env_id, f"IB-{agent}(n)"))
-            if plain is None or modified is None:
-                cells.append("")
-                continue
-            found += [plain, modified]
-            cells.append(", ".join(ratio(plain, modified, name) for name in ("final_score", "overestimation")))
-        lines.append([label, f"{found[0]['steps']:,}", seeds_of(*found), *cells])
-    lines.append(["DQN on Atari, the paper's length", "50,000,000", "not run", *[""] * len(GAMES)])
+        cells = []
+        for game in (ATARI if key[1] == "Atari" else GAMES).values():
+            of_game = [rows.get((game, measure)) for measure in SCORES]
+            texts = ["–" if np.isnan(row["ratio"]) else f"{row['ratio']:.2f}" for row in of_game if row is not None]
+            pairs = zip(texts, of_game, strict=False)
+            cells.append(", ".join(f"**{text}**" if row["separate"] and text != "–" else text for text, row in pairs))
+        if key[1] == "Atari":
+            cells = ["", cells[0], "", "", ""]
+        lines.append([label, f"{next(iter(rows.values()))['steps']:,}", seeds_of(rows.values()), *cells])
+    lines.append(["DQN, Atari, the paper's length", "50,000,000", "not run", *[""] * len(GAMES)])
     return markdown(["layer / without", "steps", "seeds", *GAMES], lines)
+
+
+def forest_table():
+    """The means over games of the same ratios, with their intervals."""
+    lines = []
+    for label, *key in PAIRS:
+        rows = forest().get(tuple(key))
+        if rows is None:
+            continue
+        games = {game for game, _ in rows} - {"all"}
+        (shown,) = games if len(games) == 1 else ["all"]
+        cells = []
+        for measure in ("final_score", "auc", "overestimation"):
+            ratio, low, high = rows[shown, measure][["ratio", "ratio_low", "ratio_high"]]
+            cells.append("–" if np.isnan(ratio) else f"{ratio:.2f} ({low:.2f}, {high:.2f})")
+        lines.append([label, str(len(games)), seeds_of(rows.values()), *cells])
+    header = ["layer / without", "games", "seeds", "final score", "area under the curve", "overestimation"]
+    return markdown(header, lines)
 
 
 # MINATAR'S PRIMARY FIGURE
@@ -161,7 +184,7 @@ def primary_table():
     improved = report("minatar", "improvement")
     (row,) = [row for _, row in improved.iterrows() if (row["agent"], row["measure"]) == ("IB-DQN(n)", "auc")]
     assert abs(row["probability"] - observed) < 0.02 or len(numbers) > 1
-    interval = f"{row['low']:.2f} to {row['high']:.2f}"
+    interval = f"{row['probability_low']:.2f} to {row['probability_high']:.2f}"
     seeds = " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
     cells = ["IB-DQN(n) against DQN, area under the curve, five games", seeds, f"{observed:.2f}", interval, f"{p:.3f}"]
     return markdown(["primary figure", "seeds", "probability of improvement", "95% interval", "p"], [cells])
@@ -262,12 +285,9 @@ def distances_table():
 
 def sweep_table(folder, measures):
     """One game's rows of games.csv, with k in the agent's place."""
-    sweep = report(folder, "sweep")
-    coefficients = dict(zip(sweep["agent"], sweep["k"], strict=True))
     lines = []
-    for _, row in sorted(report(folder).iterrows(), key=lambda pair: coefficients[pair[1]["agent"]]):
-        cells = [cell(row, measure) for measure in measures]
-        lines.append([f"{coefficients[row['agent']]:g}", str(row["runs"]), *cells])
+    for _, row in report(folder).sort_values("k").iterrows():
+        lines.append([f"{row['k']:g}", str(row["runs"]), *[cell(row, measure) for measure in measures]])
     return markdown(["k", "seeds", *[LABELS[m] for m in measures]], lines)
 
 
@@ -276,17 +296,16 @@ def relative_table(folder, baseline="DQN"):
     lines = []
     for agent in dict.fromkeys(table["agent"]):
         rows = [row for _, row in table[table["agent"] == agent].iterrows()]
-        cells = {row["measure"]: f"{row['mean']:.2f} ({row['mean low']:.2f}, {row['mean high']:.2f})" for row in rows}
-        lines.append([agent, seeds_of(*rows), *[cells[m] for m in ("final_score", "auc", "overestimation")]])
+        cells = {row["measure"]: f"{row['mean']:.2f} ({row['mean_low']:.2f}, {row['mean_high']:.2f})" for row in rows}
+        lines.append([agent, seeds_of(rows), *[cells[m] for m in ("final_score", "auc", "overestimation")]])
     return markdown(
         [f"relative to {baseline}", "seeds", "final score", "area under the curve", "overestimation"], lines
     )
 
 
-SCORES = ["final_score", "overestimation"]
 TABLES = [  # page, what makes its table
     ("README.md", layer_table),
-    ("docs/evidence.md", layer_table),
+    ("docs/evidence.md", forest_table),
     ("docs/minatar/README.md", primary_table),
     ("docs/minatar/README.md", partial(relative_table, "minatar")),
     ("docs/minatar/README.md", partial(games_table, "minatar", ["final_score"], GAMES)),
@@ -310,11 +329,11 @@ TABLES = [  # page, what makes its table
 ]
 
 
-def problems(fix=False):
-    """What the pages lack, a line a table; with `fix` the tables are written into the pages first."""
+def problems(fix=False, tables=TABLES, root=ROOT):
+    """What the pages lack, an entry a table; with `fix` the tables are written into the pages first."""
     found = []
-    for path, make in TABLES:
-        lines, page = make(), (ROOT / path).read_text().split("\n")
+    for path, make in tables:
+        lines, page = make(), (root / path).read_text().split("\n")
         places = [i for i, line in enumerate(page) if line == lines[0]]
         if len(places) != 1:
             found.append(f"{path} has {len(places)} tables with the header {lines[0]}")
@@ -323,7 +342,7 @@ def problems(fix=False):
         end = next(i for i in range(start, len(page)) if not page[i].startswith("|"))
         if fix:
             page[start:end] = lines
-            (ROOT / path).write_text("\n".join(page))
+            (root / path).write_text("\n".join(page))
         elif page[start:end] != lines:
             missing = [line for line in lines if line not in page[start:end]]
             found.append("\n".join([f"{path} should say", *missing]))
