@@ -3,34 +3,33 @@
 # dependencies = [
 #     "matplotlib==3.11.2",
 #     "numpy==2.4.6",
-#     "pandas==2.3.3",
-#     "rliable==1.2.0",
 #     "scipy==1.17.1",
+#     "tqdm==4.70.1",
 #     "tyro==1.0.17",
 # ]
 # ///
-"""The paper's tables and figures from a folder of runs, finished or not: reads their `config.json` and `eval.csv`.
+"""The paper's tables and figures from folders of runs, finished or not: reads their `config.json` and `eval.csv`.
 
-Writes README.md, figures (PNG and SVG) and tables (CSV). Learning curves, overestimation and action gap of every game,
-and the norm of q where runs have it; over the games with a human score (Wang et al. 2016) the mean, median,
-IQM and optimality gap of the human-normalised score with 95% stratified bootstrap intervals (Agarwal et al. 2021,
-`rliable`), and over the games without one the mean, median and IQM of score and overestimation divided by those of DQN
-(`--relative-to`); final score and area under the curve against k, and the best k, where a game has three values of k;
-score and sparsity of agents that prune; and the probability of improvement.
-The same runs give the same report, byte for byte.
+Writes README.md, figures (PNG and SVG) and tables (CSV): learning curves, overestimation and action gap of every game;
+mean, median, IQM and optimality gap of the human-normalised score (Agarwal et al. 2021), and over games without a human
+score mean, median and IQM relative to DQN; sweeps over k; the sparsity of agents that prune; every agent against its
+baseline. `--forest` draws instead all agents with the layer over those without it, in one figure and one table. The
+same runs give the same files, byte for byte.
 
 Usage: python report.py runs --out report
+       python report.py docs/minatar docs/softq --forest --out docs/evidence
 """
 
+import csv
 import json
 import math
 import os
 import re
+import shutil
 import sys
-import textwrap
-import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from itertools import product
 from pathlib import Path
 from typing import Literal, NoReturn, Optional
 
@@ -39,24 +38,32 @@ import matplotlib
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import scipy.stats
 import tyro
-from matplotlib.colors import LinearSegmentedColormap, to_hex
+from matplotlib.colors import to_rgb
 from matplotlib.ticker import EngFormatter
-from rliable import library, plot_utils
+from scipy.special import stdtrit
+from tqdm import tqdm
 
-matplotlib.rcParams["svg.hashsalt"] = "mean-expansion"  # the ids in an SVG are random without it
+plt.rc("svg", hashsalt="mean-expansion")  # the ids in an SVG are random without it
+plt.rc("text", parse_math=False)  # a $ in a name is a $
+plt.rc("font", size=9)
+plt.rc("axes", titlesize=9, grid=True)
+plt.rc("grid", alpha=0.3)
+plt.rc("legend", frameon=False)
 
 
 @dataclass
 class Args:
-    runs: tyro.conf.Positional[str]  # the folder of the runs; subfolders are searched
+    runs: tyro.conf.Positional[tuple[str, ...]]  # folders of runs, or runs; subfolders are searched
     out: str = "report"  # the folder to write to
-    interval: Literal["bootstrap", "minmax"] = "bootstrap"  # bands of a game: 95% intervals of the mean, or all seeds
+    interval: Literal["confidence", "minmax"] = (
+        "confidence"  # bands of a game: 95%, or from the least run to the greatest
+    )
     reps: int = 2_000  # bootstrap resamples
     seed: int = 1  # of the bootstrap
     relative_to: str = "DQN"  # the agent by whose mean the scores of games without a human score are divided
+    forest: bool = False  # draw the agents with the layer over those without it, each folder a study of its own
+    k: str = "n"  # of the agents with the layer in --forest
 
 
 # CONSTANTS
@@ -82,133 +89,49 @@ for line in SCORES.split(","):
     game_name, random_score, human_score = line.split()
     HUMAN[f"ALE/{game_name}-v5"] = (float(random_score), float(human_score))
 
-# The scripts' `--exp-name`s without `_mexp`, and `benchmark.sh`'s
-BASELINES = {
-    "dqn": "DQN",
-    "dqn_atari": "DQN",
-    "minatar": "DQN",
-    "minatar_dqn": "DQN",
-    "lunarlander": "DQN",
-    "iqn": "IQN",
-    "iqn_atari": "IQN",
-    "iqn_minatar": "IQN",
-    "minatar_iqn": "IQN",
-    "nature": "Nature DQN",
-    "nature_dqn_atari": "Nature DQN",
-    "nature_dqn_minatar": "Nature DQN",
-    "minatar_nature": "Nature DQN",
-    "dueling": "Dueling DQN",  # RDQ if `--rdq-beta` is more than 0, whatever the name
-    "dueling_atari": "Dueling DQN",
-    "dueling_minatar": "Dueling DQN",
-    "minatar_dueling": "Dueling DQN",
-    "rdq": "Dueling DQN",
-    "minatar_rdq": "Dueling DQN",
-    "eaudeqn": "EauDeQN",  # PolyPrune or Dense DQN by `--method`; with `--width` if it is not the script's default
-    "eaudeqn_atari": "EauDeQN",
-    "eaudeqn_minatar": "EauDeQN",
-    "minatar_eaudeqn": "EauDeQN",
-    "eaudeqn_w32": "EauDeQN",
-    "eaudeqn_w2048": "EauDeQN",
-    "minatar_eaudeqn_w32": "EauDeQN",
-    "minatar_eaudeqn_w512": "EauDeQN",
-    "polyprune": "EauDeQN",
-    "minatar_polyprune": "EauDeQN",
-    "dense": "EauDeQN",
-    "minatar_dense": "EauDeQN",
-    "softq": "Soft DQN",  # Munchausen-DQN if `--munchausen` is more than 0
-    "softq_atari": "Soft DQN",
-    "softq_minatar": "Soft DQN",
-    "minatar_softq": "Soft DQN",
-    "munchausen": "Soft DQN",
-    "minatar_munchausen": "Soft DQN",
-    "softq_online": "Online soft DQN",  # the policy gradient if `--method` is pg
-    "softq_online_atari": "Online soft DQN",
-    "softq_online_minatar": "Online soft DQN",
-    "minatar_softq_online": "Online soft DQN",
-    "softq_pg": "Online soft DQN",
-    "minatar_softq_pg": "Online soft DQN",
-    "isdqn": "iS-DQN",  # its name says K, a target network and a missing layer normalisation: `name_isdqn`
-    "isdqn_atari": "iS-DQN",
-    "isdqn_minatar": "iS-DQN",
-    "isdqn1": "iS-DQN",
-    "targetfree": "iS-DQN",
-    "targetbased": "iS-DQN",
-    "targetfree_noln": "iS-DQN",
-    "minatar_isdqn": "iS-DQN",
-    "minatar_isdqn1": "iS-DQN",
-    "minatar_targetfree": "iS-DQN",
-    "minatar_targetbased": "iS-DQN",
-    "minatar_targetfree_noln": "iS-DQN",
-}
+# Names for tables and figures, in their order, of what `base_name` leaves of an `--exp-name`; others keep that
+NAMES = """
+    dqn DQN, minatar DQN, lunarlander DQN, iqn IQN, nature Nature DQN, nature_dqn Nature DQN, dueling Dueling DQN,
+    rdq RDQ, softq Soft DQN, munchausen Munchausen-DQN, softq_online Online soft DQN, softq_pg Policy gradient,
+    targetbased Target-based DQN, targetfree Target-free DQN, targetfree_noln Target-free DQN without LayerNorm,
+    isdqn1 iS-DQN K=1, isdqn iS-DQN K=9, eaudeqn EauDeQN, eaudeqn_w32 EauDeQN-32, polyprune PolyPrune, dense Dense DQN
+"""
+DISPLAY_NAMES = dict(entry.strip().split(maxsplit=1) for entry in NAMES.split(","))
+ORDER = list(dict.fromkeys(DISPLAY_NAMES.values()))
+
+# A pair for each base in turn, without the layer and with k = n (after Okabe & Ito); more start again
+COLOURS = "#0072B2 #D55E00  #009E73 #CC79A7  #56B4E9 #E69F00  #6B4423 #999999  #332288 #9A90DA  #B2182B #FB8072".split()
+COLOURS += "#117733 #A6D96A  #000000 #B8860B".split()
+OTHER_K = plt.get_cmap("plasma")  # agents with another k, from the least k to the greatest
 
 # The numbers of actions for runs older than the key "num_actions" of config.json
 MINATAR_ACTIONS = {"Asterix": 5, "Breakout": 3, "Freeway": 3, "Seaquest": 6, "SpaceInvaders": 4}  # v1, minimal sets
 ATARI_ACTIONS = 18  # the full set
 
-COLOURS = {  # Okabe & Ito's palette, with a brown and a grey
-    "DQN": "#0072B2",
-    "IB-DQN(n)": "#D55E00",
-    "IQN": "#56B4E9",
-    "IB-IQN(n)": "#E69F00",
-    "Nature DQN": "#6B4423",
-    "IB-Nature DQN(n)": "#999999",
-    "Dueling DQN": "#009E73",
-    "RDQ": "#CC79A7",
-    "Soft DQN": "#B2182B",
-    "IB-Soft DQN(n)": "#FB8072",
-    "Munchausen-DQN": "#01665E",
-    "IB-Munchausen-DQN(n)": "#80CDC1",
-    "Online soft DQN": "#E7298A",
-    "Policy gradient": "#000000",
-    "Target-based DQN": "#332288",
-    "IB-Target-based DQN(n)": "#9A90DA",
-    "Target-free DQN": "#AA4499",
-    "IB-Target-free DQN(n)": "#E3A1D3",
-    "iS-DQN K=1": "#117733",
-    "IB-iS-DQN K=1(n)": "#77C08D",
-    "iS-DQN K=9": "#B8860B",
-    "IB-iS-DQN K=9(n)": "#EBD08A",
-    "EauDeQN": "#1A9850",
-    "IB-EauDeQN(n)": "#A6D96A",
-    "EauDeQN-32": "#2C7FB8",
-    "EauDeQN-512": "#0B3D0B",
-    "PolyPrune": "#5E3C99",
-    "IB-PolyPrune(n)": "#B2ABD2",
-    "Dense DQN": "#525252",
-    "IB-Dense DQN(n)": "#BDBDBD",
-}
-OTHER_COLOURS = ["#BEBADA", "#1B4F9C", "#CCEBC5", "#A6761D", "#7A0177", "#3F007D", "#FFD92F", "#4D4D4D", "#66A61E"]
-# Agents with another k than n, from the least k to the greatest: yellow, olive, purple, away from the colours above
-SWEEP_COLOURS = LinearSegmentedColormap.from_list("sweep", ["#E8CC00", "#8FB000", "#56700A", "#9146C0", "#2B0A3D"])
-
-VALUE_METRICS = ["overestimation", "action_gap"]  # of the action-values, which may diverge
-METRICS = ["score_mean", *VALUE_METRICS]  # what is used of eval.csv, besides the step
+METRICS = ["score_mean", "overestimation", "action_gap"]  # what is used of eval.csv, besides the step
 OPTIONAL = ["q_norm", "sparsity", "nonzero_weights"]  # the same, where runs have them
-AGGREGATES = ["mean", "median", "IQM", "optimality gap"]
-MEASURES = {"final_score": "final score", "auc": "area under the curve"}  # of sweeps over k and relative scores
-RELATIVE_MEASURES = MEASURES | {"overestimation": "final overestimation"}
-
-# Arguments in which the runs of one agent may differ without a note
-MAY_DIFFER = {
-    "seed",
-    "env_id",
-    "total_timesteps",
-    "mean_scaling_coefficient",
-    "runs_dir",
-    "resume",
-    "checkpoint_frequency",
-    "save_model",
-    "save_best",
-    "capture_video",  # a flag of older runs
-    "track",
-    "wandb_project_name",
-    "wandb_entity",
-    "cuda",
-    "cuda_graphs",
-    "buffer_device",
-    "num_threads",
-    "eval_only",  # likewise
+AGGREGATES = ["mean", "median", "IQM", "optimality_gap"]
+MEASURES = {
+    "final_score": "final score",
+    "auc": "area under the curve",
+    "overestimation": "final overestimation",
+    "human_normalised": "human-normalised score",
 }
+FIGURES = {  # metric: (name, label)
+    "score_mean": ("learning_curves", "score (unclipped return)"),
+    "overestimation": ("overestimation", "overestimation (mean Q minus mean discounted return)"),
+    "action_gap": ("action_gap", "action gap (best minus second-best action-value)"),
+    "q_norm": ("q_norm", "norm of the action-values q"),
+    "sparsity": ("sparsity", "sparsity (share of zero weights, without biases)"),
+}
+POSITIVE = ["action_gap", "q_norm", "nonzero_weights", "optimality_gap"]
+
+# Arguments in which the runs of one agent may differ without a note; capture_video and eval_only are older runs'
+MAY_DIFFER = """
+    seed env_id exp_name total_timesteps mean_scaling_coefficient runs_dir resume checkpoint_frequency save_model
+    save_best capture_video track wandb_project_name wandb_entity cuda cuda_graphs buffer_device num_threads eval_only
+""".split()
+UNFINISHED = ".unfinished"  # the folder in `--out` of a report that is being made
 
 
 # READING
@@ -220,152 +143,91 @@ def fail(message: object) -> NoReturn:
     raise SystemExit(2)
 
 
+def count(number: int, noun: str) -> str:
+    """1 game, 2 games."""
+    return f"{number:,} {noun}" + ("" if number == 1 else "s")
+
+
 def canonical_game(env_id: str) -> str:
     """One name for each Atari game: ALE/Pong-v5, also for Pong-v5 and PongNoFrameskip-v4."""
     atari = re.fullmatch(r"(?:ALE/)?(\w+)-v5|(\w+)NoFrameskip-v4", env_id)
-    if atari is None:
-        return env_id
-    return f"ALE/{atari[1] or atari[2]}-v5"
+    return env_id if atari is None else f"ALE/{atari[1] or atari[2]}-v5"
 
 
-def num_actions(config: dict, game: str) -> Optional[int]:
-    """n, the number of actions of a run's game; None if neither its config.json nor the game's name tells."""
+def short(game: str) -> str:
+    """A game's name for readers: Space Invaders for MinAtar/SpaceInvaders-v1."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", " ", re.sub(r"^(ALE|MinAtar)/|-v\d+$", "", game))
+
+
+def num_actions(config: dict, game: str) -> float:
+    """n, the number of actions of a run's game; NaN if neither its config.json nor the game's name tells."""
     facts = config["starts"][-1] if "starts" in config else config  # runs of before November 2026 have no "starts"
     if "num_actions" in facts:
         return int(facts["num_actions"])
-    minatar = re.fullmatch(r"MinAtar/(\w+)-v1", game)
-    if minatar is not None:
-        return MINATAR_ACTIONS.get(minatar[1])
     if game.startswith("ALE/") and config["args"].get("full_action_space"):
         return ATARI_ACTIONS
-    return None
+    minatar = re.fullmatch(r"MinAtar/(\w+)-v1", game)
+    return MINATAR_ACTIONS.get(minatar[1], math.nan) if minatar else math.nan
 
 
-def name_coefficient(k: float, n: Optional[int]) -> str:
+def name_coefficient(k: float, n: float) -> str:
     """k relative to the number of actions: n, 2n, 4n where it is a whole multiple, or else the number."""
-    if not n or k < n or k % n != 0:
-        return f"{k:g}"
-    if k == n:
-        return "n"
-    return f"{k / n:g}n"
+    if k > 0 and k % n == 0:
+        return "n" if k == n else f"{k / n:g}n"
+    return f"{k:g}"
 
 
-def without_sweep(exp_name: str, k: float, n: Optional[int]) -> str:
-    """An `--exp-name` without the ending `_k0.5` or `_k4n` that `benchmark.sh --k` gives it. A fork's name keeps such
-    an ending if it says something other than the run's k."""
-    match = re.fullmatch(r"(.+)_k(\d+(?:\.\d+)?(?:e[+-]\d+)?|(\d*)n)", exp_name)
-    if match is None:
-        return exp_name
-    stem, coefficient, multiple = match.groups()
-    if multiple is None:
-        value = float(coefficient)
-    else:
-        value = int(multiple or 1) * (n or math.nan)
-    if stem.removesuffix("_mexp") in BASELINES or value == k:
-        return stem
-    return exp_name
+def base_name(exp_name: str, k: float, n: float) -> str:
+    """The agent without the layer, from its `--exp-name`: without what says the game (minatar_, _atari), the layer
+    (_mexp) or the k of a sweep (_k0.5, _k4n), as `benchmark.sh` and the scripts name their runs."""
+    sweep = re.fullmatch(r"(.+)_k(?:(\d+(?:\.\d+)?(?:e[+-]\d+)?)|(\d*)n)", exp_name)
+    if sweep is not None and k == (float(sweep[2]) if sweep[2] else int(sweep[3] or 1) * n):
+        exp_name = sweep[1]
+    name = exp_name.removesuffix("_mexp").removesuffix("_atari").removesuffix("_minatar").removeprefix("minatar_")
+    return DISPLAY_NAMES.get(name, " ".join(name.split()))
 
 
-def name_isdqn(args: dict) -> str:
-    """The name of a run of `related/isdqn_*.py`, by its K and by what is compared with it there."""
-    num_iterations = int(args.get("num_iterations", 9))
-    if args.get("target_network"):
-        name = "Target-based DQN"
-    elif num_iterations == 0:
-        name = "Target-free DQN"
-    else:
-        name = f"iS-DQN K={num_iterations}"
-    if not args.get("layer_norm", True):
-        name += " without LayerNorm"
-    if args.get("eval_head") == "random":
-        name += " (random head)"
-    return name
+@dataclass
+class Run:
+    folder: Path
+    game: str
+    base: str  # the agent without the layer, such as DQN
+    agent: str  # with it, such as IB-DQN(n), or else the same
+    k: float
+    seed: int
+    total: int  # --total-timesteps
+    settings: dict  # the arguments in which runs of an agent should not differ
+    steps: list[int]  # of the evaluations
+    curves: dict[str, np.ndarray]  # metric: its values; NaN or infinite where action-values diverged
+
+    def age(self) -> tuple:
+        """Of two runs of a seed the longer counts, of equals the newer: a folder's name ends with the time."""
+        started = re.search(r"__(\d+)$", self.folder.name)
+        return self.steps[-1], int(started[1]) if started else 0, str(self.folder)
 
 
-def agent_name(args: dict, n: Optional[int]) -> str:
-    """The paper's name of an agent, from its run's arguments: IB-DQN(n), or DQN at k = 0; a fork's own `--exp-name`."""
-    k = float(args.get("mean_scaling_coefficient") or 0)
-    name = without_sweep(args["exp_name"], k, n)
-    baseline = BASELINES.get(name.removesuffix("_mexp"))
-    if baseline is None:
-        return name
-    if baseline == "Dueling DQN" and float(args.get("rdq_beta") or 0) > 0:
-        baseline = "RDQ"
-    if baseline == "Soft DQN" and float(args.get("munchausen") or 0) > 0:
-        baseline = "Munchausen-DQN"
-        if args.get("entropy_form") == "kl":
-            baseline += " (KL)"
-    elif baseline == "Soft DQN" and args.get("entropy_form") == "entropy":
-        baseline += " (entropy)"
-    if baseline == "Online soft DQN" and args.get("method") == "pg":
-        baseline = "Policy gradient"
-    if baseline == "iS-DQN":
-        baseline = name_isdqn(args)
-    if baseline == "EauDeQN":
-        baseline = {"polyprune": "PolyPrune", "dense": "Dense DQN"}.get(args.get("method"), baseline)
-        width = args.get("width")
-        if width not in (None, 128 if str(args.get("env_id")).startswith("MinAtar/") else 512):
-            baseline += f"-{width}"
-    if k == 0:
-        return baseline
-    return f"IB-{baseline}({name_coefficient(k, n)})"
-
-
-def baseline_of(agent: str) -> str:
-    """The agent without the layer: DQN for IB-DQN(k), fork for fork(k); any other agent itself."""
-    return re.sub(r"^IB-|\([\d.e+-]*n?\)$", "", agent)  # and not Munchausen-DQN's (KL)
-
-
-def read_run(folder: Path) -> pd.DataFrame:
-    """One row for each evaluation of a run; raises ValueError or OSError if its files are missing or damaged."""
+def read_run(folder: Path) -> Run:
+    """A run's evaluations; raises an error (see `read_runs`) if its files are missing or damaged."""
     config = json.loads((folder / "config.json").read_text())
     args = config["args"]
-    text = pd.read_csv(folder / "eval.csv", dtype=str, keep_default_na=False)
-    if text.isna().any(axis=None) or (text == "").any(axis=None):
-        raise ValueError("values are missing")
-    table = pd.read_csv(folder / "eval.csv")
-    others = [name for name in OPTIONAL if name in table]
-    table = table[["step", *METRICS, *others]].astype(float)
-    if np.isinf(table.to_numpy()).any():  # action-values may diverge, and leave a score all the same
-        table = table.replace([math.inf, -math.inf], math.nan)
-    if table.empty or table[["step", "score_mean"]].isna().any(axis=None) or not table["step"].is_monotonic_increasing:
+    with open(folder / "eval.csv", newline="") as file:
+        rows = list(csv.DictReader(file, restval=""))
+    metrics = METRICS + [name for name in OPTIONAL if rows and name in rows[0]]
+    curves = {metric: np.array([float(row[metric]) for row in rows]) for metric in metrics}
+    steps = [int(row["step"]) for row in rows]
+    damaged = any("" in row.values() for row in rows) or any(np.diff(steps) <= 0)
+    if not rows or damaged or not np.isfinite(curves["score_mean"]).all():
         raise ValueError("rows are missing or damaged")
-    if not table["step"].is_unique:
-        raise ValueError("steps come twice")
-    table["step"] = table["step"].astype(int)
     game = canonical_game(args["env_id"])
     n = num_actions(config, game)
     k = float(args.get("mean_scaling_coefficient") or 0)
-    compared = {name: value for name, value in args.items() if name not in MAY_DIFFER}
-    if args.get("method") in ("q", "pg"):  # online soft Q-learning, whose learning rate falls over all steps
-        compared["total_timesteps"] = args["total_timesteps"]
-    return table.assign(
-        game=game,
-        agent=agent_name(args, n),
-        coefficient=name_coefficient(k, n),
-        k=k,
-        seed=int(args["seed"]),
-        run=str(folder),
-        total=int(args["total_timesteps"]),
-        settings=json.dumps(compared, sort_keys=True),
-    )
-
-
-def start_time(run: str) -> int:
-    """When a run was started, in seconds since 1970, which its folder's name ends with; 0 if it does not."""
-    match = re.search(r"__(\d+)$", run)
-    return int(match[1]) if match else 0
-
-
-def differing_settings(settings: list[dict]) -> list[str]:
-    """The arguments in which runs differ, but for those that an older run does not have."""
-    names = sorted(set().union(*settings))
-    differing = []
-    for name in names:
-        values = [one[name] for one in settings if name in one]
-        if any(value != values[0] for value in values):
-            differing.append(name)
-    return differing
+    base = base_name(args["exp_name"], k, n)
+    agent = f"IB-{base}({name_coefficient(k, n)})" if k > 0 else base
+    settings = {name: value for name, value in args.items() if name not in MAY_DIFFER}
+    if "method" in args and "num_steps" in args:  # online soft Q-learning, whose learning rate falls over all steps
+        settings["total_timesteps"] = args["total_timesteps"]
+    seed, total = int(args["seed"]), int(args["total_timesteps"])
+    return Run(folder, game, base, agent, k, seed, total, settings, steps, curves)
 
 
 def run_folders(root: Path) -> list[Path]:
@@ -384,173 +246,190 @@ def run_folders(root: Path) -> list[Path]:
     return sorted(folders)
 
 
-def read_runs(root: Path) -> tuple[pd.DataFrame, list[str]]:
-    """The evaluations of all runs below `root`, one run of each game, agent and seed, and notes: what was left out and
-    why, and in which settings runs of an agent, or of it and the one without the layer, differ."""
+def differing(runs: list[Run]) -> str:
+    """The arguments in which runs differ, but for those that an older run does not have, as flags."""
+    names = sorted({name for run in runs for name in run.settings})
+    values = {name: {json.dumps(run.settings[name]) for run in runs if name in run.settings} for name in names}
+    return ", ".join(f"`--{name.replace('_', '-')}`" for name in names if len(values[name]) > 1)
+
+
+def read_runs(roots: Sequence[str]) -> tuple[list[Run], list[str]]:
+    """All runs below `roots`, one of each game, agent and seed, and notes: what was left out and why, and in which
+    settings runs of an agent, or of it and the one without the layer, differ."""
     notes = []
-    tables = []
-    for folder in run_folders(root):
+    longest: dict[tuple, Run] = {}
+    folders = {os.path.realpath(folder): folder for root in roots for folder in run_folders(Path(root))}
+    for folder in folders.values():
         try:
-            tables.append(read_run(folder))
-        except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+            run = read_run(folder)
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, csv.Error) as error:
             waiting = (folder / "config.json").exists() and not (folder / "eval.csv").exists()
             reason = "it has not been evaluated yet" if waiting else f"it is damaged ({error!r})"
             notes.append(f"`{folder}` is ignored: {' '.join(reason.split())}.")
-    if not tables:
-        return pd.DataFrame(), notes
-    data = pd.concat(tables, ignore_index=True)
-
-    # A fork keeps its name, unless its runs of one game have several k: they are no seeds of one agent
-    values_of_k = data.groupby(["game", "agent"])["k"].nunique()
-    for agent in values_of_k[values_of_k > 1].index.get_level_values("agent").unique():
-        rows = data["agent"] == agent
-        data.loc[rows, "agent"] = agent + "(" + data.loc[rows, "coefficient"] + ")"
-
-    for (game, agent, seed), runs in data.groupby(["game", "agent", "seed"]):
-        last_steps = runs.groupby("run")["step"].max()
-        by_length = sorted(last_steps.index, key=lambda run: (last_steps[run], start_time(run), run))
-        for run in by_length[:-1]:
-            notes.append(f"`{run}` is ignored: another run of {game}, {agent}, seed {seed} is as long or longer.")
-            data = data[data["run"] != run]
-
-    for agent, runs in data.groupby("agent"):
-        differing = differing_settings([json.loads(settings) for settings in runs["settings"].unique()])
-        flags = [f"`--{name.replace('_', '-')}`" for name in differing if name != "exp_name"]
-        if flags:
-            notes.append(f"The runs of {agent} differ in {', '.join(flags)}.")
-        elif differing:
-            notes.append(f"The runs of {agent} differ in `--exp-name`.")
-
-    for agent, runs in data.groupby("agent"):
-        baseline = baseline_of(agent)
-        others = data[data["agent"].isin([baseline, f"{baseline}(0)"]) & (data["agent"] != agent)]
-        if others.empty:
             continue
-        settings = {*runs["settings"], *others["settings"]}
-        differing = differing_settings([json.loads(one) for one in settings])
-        flags = [f"`--{name.replace('_', '-')}`" for name in differing if name != "exp_name"]
-        if flags:
-            notes.append(f"{agent} and {baseline}, with which it is compared, differ in {', '.join(flags)}.")
-    return data, notes
+        place = (run.game, run.agent, run.seed)
+        if place in longest:
+            run, shorter = sorted((run, longest[place]), key=Run.age, reverse=True)
+            why = f"another run of {run.game}, {run.agent}, seed {run.seed} is as long or longer"
+            notes.append(f"`{shorter.folder}` is ignored: {why}.")
+        longest[place] = run
+    runs = list(longest.values())
+    for agent, base in sorted({(run.agent, run.base) for run in runs}):
+        own = [run for run in runs if run.agent == agent]
+        both = [run for run in runs if run.agent in (agent, base)]
+        if differing(own):
+            notes.append(f"The runs of {agent} differ in {differing(own)}.")
+        elif len(both) > len(own) and differing(both):
+            notes.append(f"{agent} and {base}, with which it is compared, differ in {differing(both)}.")
+    return runs, notes
 
 
 @dataclass
 class Study:
     """The evaluations that can be compared: of each game the steps that all its runs share."""
 
-    agents: list[str]
-    colours: dict[str, str]  # agent: colour
+    agents: list[str] = field(default_factory=list)  # in the order of tables and legends
+    base: dict[str, str] = field(default_factory=dict)  # agent: the one without the layer
+    colours: dict[str, tuple] = field(default_factory=dict)
     games: list[str] = field(default_factory=list)
     steps: dict[str, list[int]] = field(default_factory=dict)  # game: steps
-    seeds: dict[tuple[str, str], list[int]] = field(default_factory=dict)  # (game, agent): seeds
-    curves: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)  # metric: (runs, steps)
     k: dict[tuple[str, str], float] = field(default_factory=dict)  # (game, agent): k
+    curves: dict[tuple[str, str], dict[str, np.ndarray]] = field(default_factory=dict)  # metric: (runs, steps)
+
+    def seeds(self, game: str, agent: str) -> int:
+        return len(self.curves[game, agent]["score_mean"])
 
     def having(self, metric: str) -> tuple[list[str], list[str]]:
-        """The games and the agents with runs that measured `metric`: all of them, but for OPTIONAL ones."""
+        """The games and the agents with a run that measured `metric`."""
         places = [place for place, curves in self.curves.items() if metric in curves]
-        games = [game for game in self.games if any(place[0] == game for place in places)]
-        agents = [agent for agent in self.agents if any(place[1] == agent for place in places)]
-        return games, agents
+        games, agents = {game for game, _ in places}, {agent for _, agent in places}
+        return [game for game in self.games if game in games], [agent for agent in self.agents if agent in agents]
 
-    def complete_games(self) -> list[str]:
-        """The games with a human score that every agent has played, but for agents that have played none of them."""
-        games = [game for game in self.games if game in HUMAN]
-        agents = {agent for game, agent in self.curves if game in HUMAN}
-        return [game for game in games if all((game, agent) in self.curves for agent in agents)]
+    def common(self, *agents: str) -> list[str]:
+        """The games that all `agents` have played."""
+        return [game for game in self.games if all((game, agent) in self.curves for agent in agents)]
+
+    def final(self, game: str, agent: str) -> dict[str, np.ndarray]:
+        """What tables hold of a game's runs, (runs,) each: what they end with, and the mean score on the way there."""
+        curves = self.curves[game, agent]
+        values = {"final_score": curves["score_mean"][:, -1], "auc": curves["score_mean"].mean(1)}
+        values |= {metric: curve[:, -1] for metric, curve in curves.items() if metric != "score_mean"}
+        if game in HUMAN:
+            values["human_normalised"] = normalised(game, values["final_score"])
+        return values
+
+    def rectangle(self, agent: str, games: list[str], measure: str) -> np.ndarray:
+        """A measure of `final`, (runs, games), of as many runs as every one of the games has; (0, games) if one of
+        these did not measure it."""
+        runs = min(self.seeds(game, agent) for game in games)
+        columns = [self.final(game, agent).get(measure, [])[:runs] for game in games]
+        return np.stack(columns, axis=1) if min(map(len, columns)) == runs else np.empty((0, len(games)))
 
     def pairs(self, relative_to: str) -> list[tuple[str, str]]:
-        """Every agent with the one that it is compared with: IB-DQN(k) with DQN, IB-IQN(k) with IQN, IB-Nature DQN(k)
-        with Nature DQN, fork(k) with fork or fork(0). Dueling DQN, RDQ, Nature DQN and forks with DQN, or where they
-        share no game with it with IQN, or else with the agent that `--relative-to` names."""
+        """Every agent with the one that it is compared with: itself without the layer, or else DQN, IQN or the agent
+        that `--relative-to` names, the first with which it shares a game."""
         pairs = []
         for agent in self.agents:
-            own_baseline = baseline_of(agent)
-            if agent == "DQN" or agent == "IQN":
-                continue
-            if own_baseline == agent or agent == f"{own_baseline}(0)":
-                candidates = ["DQN", "IQN", relative_to]
-            else:
-                candidates = [own_baseline, f"{own_baseline}(0)", "DQN", "IQN", relative_to]
-            for candidate in candidates:
-                if candidate != agent and common_games(self, agent, candidate):
-                    pairs.append((agent, candidate))
-                    break
+            candidates = [self.base[agent], "DQN", "IQN", relative_to]
+            found = [other for other in candidates if other != agent and self.common(agent, other)]
+            if found and agent not in ("DQN", "IQN"):
+                pairs.append((agent, found[0]))
         return pairs
 
 
-def order_agents(data: pd.DataFrame) -> list[str]:
-    """The agents that have a colour of their own first, then the others by name and k."""
-    mean_k = data.groupby("agent")["k"].mean()
-    known = [agent for agent in COLOURS if agent in mean_k.index]
-    others = [agent for agent in mean_k.index if agent not in COLOURS]
-    return known + sorted(others, key=lambda agent: (re.sub(r"\(.*\)$", "", agent), mean_k[agent]))
+def without_odd_runs(game: str, runs: list[Run]) -> tuple[list[Run], list[str]]:
+    """The runs of a game without those that would leave nothing of the others to compare, such as a smoke run of 1,000
+    steps, and a note on each of these."""
+    middle = np.median([run.steps[-1] for run in runs])
+    having = Counter(step for run in runs for step in run.steps)
+    usual = {step for step, number in having.items() if 2 * number > len(runs)}
+    kept, notes = [], []
+    for run in runs:
+        if run.steps[-1] < middle / 10:
+            notes.append(f"`{run.folder}` is left out: {run.steps[-1]:,} steps, far fewer than most runs of {game}.")
+        elif usual and not usual.intersection(run.steps):
+            notes.append(f"`{run.folder}` is left out: it shares no evaluation step with most runs of {game}.")
+        else:
+            kept.append(run)
+    return kept, notes
 
 
-def choose_colours(agents: list[str]) -> dict[str, str]:
-    """A colour for each of `agents`, which come in the order of `order_agents`."""
-    colours = dict(COLOURS)
-    others = [agent for agent in agents if agent not in COLOURS]
-    with_k = [agent for agent in others if baseline_of(agent) != agent]
-    for agent, position in zip(with_k, np.linspace(0, 1, len(with_k)), strict=True):
-        colours[agent] = to_hex(SWEEP_COLOURS(position))
-    forks = [agent for agent in others if baseline_of(agent) == agent]
-    for i, agent in enumerate(forks):
-        colours[agent] = OTHER_COLOURS[i % len(OTHER_COLOURS)]
-    return colours
-
-
-def compare(data: pd.DataFrame) -> tuple[Study, list[str]]:
+def compare(runs: list[Run]) -> tuple[Study, list[str]]:
     """What can be compared in the evaluations of all runs, and notes on what is missing."""
-    agents = order_agents(data)
-    study = Study(agents, choose_colours(agents))
-    metrics = METRICS + [name for name in OPTIONAL if name in data]
-    with_human = set(data.loc[data["game"].isin(list(HUMAN)), "agent"])  # played a game with a human score
+    study = Study()
     notes = []
-    for game, here in data.groupby("game"):
-        runs = here.groupby("run")["step"]
-        shared = sorted(set.intersection(*runs.apply(set)))
+    kept: list[Run] = []
+    for game in sorted({run.game for run in runs}):
+        here, odd = without_odd_runs(game, [run for run in runs if run.game == game])
+        notes += odd
+        shared = sorted(set.intersection(*(set(run.steps) for run in here)))
         if not shared:
             notes.append(f"{game} is left out: its runs share no evaluation step.")
             continue
-        if runs.max().min() > shared[-1]:
-            notes.append(f"{game}: compared up to {shared[-1]:,} steps, the last at which all runs were evaluated.")
-        elif runs.max().max() > shared[-1]:
-            shortest = runs.max().idxmin()
-            notes.append(f"{game}: compared up to {shared[-1]:,} steps, as far as all have come (`{shortest}`).")
-        elif shared[-1] < here["total"].max():
-            notes.append(f"{game}: its runs have come to {shared[-1]:,} of {here['total'].max():,} steps.")
-        until_then = here.loc[here["step"] <= shared[-1], "step"].nunique()
-        if until_then > len(shared):
-            used = f"{len(shared)} of the {until_then} steps up to there at which there are evaluations"
-            notes.append(f"{game}: its runs have other `--eval-frequency`s; compared at {used}.")
+        kept += here
         study.games.append(game)
         study.steps[game] = shared
-        here = here[here["step"].isin(shared)]
-        for agent, runs_of_agent in here.groupby("agent"):
-            curves = {}
-            for metric in metrics:
-                pivot = runs_of_agent.pivot(index="seed", columns="step", values=metric)
-                if metric == "score_mean":
-                    study.seeds[game, agent] = pivot.index.tolist()
-                if metric in METRICS and pivot.isna().any(axis=None):
-                    diverged = ", ".join(f"seed {seed}" for seed in pivot.index[pivot.isna().any(axis=1)])
-                    notes.append(f"{game}, {agent}, {diverged}: `{metric}` is not finite everywhere and left out.")
-                if pivot.isna().any(axis=None):
-                    pivot = pivot.dropna()  # without the runs that did not measure it, or whose values diverged
-                if not pivot.empty:
-                    curves[metric] = pivot.to_numpy()
-            study.curves[game, agent] = curves
-            study.k[game, agent] = float(runs_of_agent["k"].mean())
-        missing = [agent for agent in agents if (game, agent) not in study.curves]
+        shortest = min(here, key=lambda run: run.steps[-1])
+        until_then = {step for run in here for step in run.steps if step <= shared[-1]}
+        if len(until_then) > len(shared):
+            used = f"{len(shared)} of the {len(until_then)} steps up to {shared[-1]:,} at which there are evaluations"
+            notes.append(f"{game}: its runs have other `--eval-frequency`s; compared at {used}.")
+        elif shared[-1] < max(run.steps[-1] for run in here):
+            notes.append(f"{game}: compared up to {shared[-1]:,} steps, as far as all have come (`{shortest.folder}`).")
+        elif shared[-1] < max(run.total for run in here):
+            notes.append(f"{game}: its runs have come to {shared[-1]:,} of {max(run.total for run in here):,} steps.")
+
+    study.base = {run.agent: run.base for run in kept}
+    mean_k = {agent: float(np.mean([run.k for run in kept if run.agent == agent])) for agent in study.base}
+    study.agents = sorted(study.base, key=lambda agent: (order(study.base[agent]), mean_k[agent], agent))
+    study.colours = choose_colours(study, mean_k)
+    for game in study.games:
+        for agent in study.agents:
+            here = sorted((run for run in kept if (run.game, run.agent) == (game, agent)), key=lambda run: run.seed)
+            if here:
+                study.k[game, agent] = here[0].k
+                study.curves[game, agent], diverged = stack(here, study.steps[game])
+                notes += [f"{game}, {agent}, {text}" for text in diverged]
+        missing = [agent for agent in study.agents if (game, agent) not in study.curves]
         if missing:
-            left_out = game in HUMAN and with_human.intersection(missing)
-            consequence = "; aggregates over games leave it out" if left_out else ""
-            notes.append(f"{game} has no runs of {', '.join(missing)}{consequence}.")
+            notes.append(f"{game} has no runs of {', '.join(missing)}.")
     return study, notes
 
 
-# STATISTICS
+def order(base: str) -> tuple:
+    """The place of an agent in tables and legends: that in NAMES, then the others by name."""
+    return ORDER.index(base) if base in ORDER else len(ORDER), base
+
+
+def choose_colours(study: Study, mean_k: dict[str, float]) -> dict[str, tuple]:
+    """A colour for each agent: a pair of COLOURS for each base and its k = n, OTHER_K for every other k."""
+    colours = {}
+    bases = list(dict.fromkeys(study.base[agent] for agent in study.agents))
+    others = sorted({mean_k[agent] for agent, base in study.base.items() if agent not in (base, f"IB-{base}(n)")})
+    for agent, base in study.base.items():
+        if agent in (base, f"IB-{base}(n)"):
+            colours[agent] = to_rgb(COLOURS[(2 * bases.index(base) + (agent != base)) % len(COLOURS)])
+        else:
+            colours[agent] = OTHER_K(0.9 * (others.index(mean_k[agent]) + 0.5) / len(others))[:3]
+    return colours
+
+
+def stack(runs: list[Run], steps: list[int]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """Each metric at `steps`, (runs, steps), of the runs that measured it and whose values are finite; notes on runs
+    whose values diverged."""
+    curves, notes = {}, []
+    for metric in METRICS + OPTIONAL:
+        rows = [(run.seed, run.curves[metric][np.isin(run.steps, steps)]) for run in runs if metric in run.curves]
+        finite = [row for _, row in rows if np.isfinite(row).all()]
+        for seed, row in rows:
+            if not np.isfinite(row).all():
+                notes.append(f"seed {seed}: `{metric}` is not finite everywhere and left out.")
+        if finite:
+            curves[metric] = np.stack(finite)
+    return curves, notes
+
+
+# STATISTICS: intervals are (low, high); scores are (runs, games) or (runs, ...)
 
 
 def normalised(game: str, score: np.ndarray) -> np.ndarray:
@@ -559,885 +438,802 @@ def normalised(game: str, score: np.ndarray) -> np.ndarray:
     return (score - random_score) / (human_score - random_score)
 
 
-def band(values: np.ndarray, args: Args) -> Optional[tuple[np.ndarray, np.ndarray]]:
-    """The lower and upper ends for the mean over runs, values (runs, ...): percentiles of a bootstrap over runs, or the
-    least and greatest; None with one run."""
+def t_quantile(df: float) -> float:
+    """The 97.5% quantile of Student's t."""
+    return stdtrit(df, 0.975)
+
+
+def bounds(measure: str, game: str) -> tuple[float, float]:
+    """The least and the greatest value that a measure can have: no game of MinAtar has a negative reward."""
+    positive = measure in POSITIVE or measure in ("final_score", "auc", "score_mean") and game.startswith("MinAtar/")
+    return (0, 1) if measure == "sparsity" else (0 if positive else -math.inf, math.inf)
+
+
+def band(values: np.ndarray, args: Args, measure: str, game: str) -> Optional[tuple]:
+    """The ends for the mean over runs, values (runs, ...): Student's t, or the least and the greatest run, which also
+    stand for two runs, of which an interval says nothing; None with one run."""
     if len(values) < 2:
         return None
-    if args.interval == "minmax":
+    if len(values) == 2 or args.interval == "minmax":
         return values.min(0), values.max(0)
-    if not np.ptp(values, axis=0).any():
-        return values[0], values[0]
+    half = t_quantile(len(values) - 1) * values.std(0, ddof=1) / math.sqrt(len(values))
+    low, high = bounds(measure, game)
+    return np.clip(values.mean(0) - half, low, high), np.clip(values.mean(0) + half, low, high)
+
+
+def standard_error(parts: Iterable[np.ndarray]) -> tuple[float, float, float]:
+    """Of a sum of independent means over runs, one a column of `parts`, each (runs, columns): its standard error,
+    Satterthwaite's degrees of freedom, and the standard error over the one that a bootstrap of so few runs sees."""
+    variances, runs = [], []
+    for part in parts:
+        variances.append(part.var(0, ddof=1) / len(part))
+        runs.append(np.full(part.shape[1], len(part)))
+    variance, runs = np.concatenate(variances), np.concatenate(runs)
+    total = variance.sum()
+    if not total > 0:
+        return 0.0, math.inf, 1.0
+    df = total**2 / (variance**2 / (runs - 1)).sum()
+    return math.sqrt(total), df, math.sqrt(total / (variance * (runs - 1) / runs).sum())
+
+
+def middle_half(scores: np.ndarray) -> np.ndarray:
+    """The IQM of scores (..., runs, games): the mean without the lowest and the highest quarter, rounded down."""
+    flat = scores.reshape(*scores.shape[:-2], -1)
+    cut = flat.shape[-1] // 4
+    return np.partition(flat, (cut, flat.shape[-1] - cut - 1), axis=-1)[..., cut : flat.shape[-1] - cut].mean(-1)
+
+
+def aggregate(scores: np.ndarray, args: Args, baseline: Optional[np.ndarray] = None) -> np.ndarray:
+    """AGGREGATES of scores (runs, games), or of these divided by the mean of `baseline`, (runs, games), in each game,
+    each with its interval: (4, 3). NaN where an interval would rest on one run, or on two of a single game.
+
+    Mean and optimality gap: a t interval of the mean over games. Median and IQM: percentiles of a stratified bootstrap
+    over runs, of the agent and of the baseline, stretched about the value by what it misses with few runs."""
+    games = np.arange(scores.shape[1])
+    unit = np.ones(len(games)) if baseline is None else baseline.mean(0)
+    ratios = scores / unit
+    capped = np.minimum(ratios, 1)
+    values = np.array([ratios.mean(), np.median(ratios.mean(0)), middle_half(ratios), 1 - capped.mean()])
+    samples = [scores] if baseline is None else [scores, baseline]
+    if min(map(len, samples)) < 2 or scores.shape == (2, 1):
+        return np.stack([values, *np.full((2, 4), math.nan)], axis=1)
+
     generator = np.random.default_rng(args.seed)
-    result = scipy.stats.bootstrap(
-        (values,), np.mean, axis=0, n_resamples=args.reps, method="percentile", rng=generator
-    )
-    return result.confidence_interval.low, result.confidence_interval.high
+    resampled, *others = [x[generator.integers(len(x), size=(args.reps, *x.shape)), games] for x in samples]
+    for other in others:
+        resampled = resampled / other.mean(1, keepdims=True)
+    parts = [ratios / len(games)]
+    if baseline is not None:
+        parts.append(ratios.mean(0) * baseline / unit / len(games))
+    error, df, missed = standard_error(parts)
+    gap_error, gap_df, _ = standard_error([capped / len(games)])
+    draws = np.stack([np.median(resampled.mean(1), axis=-1), middle_half(resampled)])  # (2, reps)
+    stretch = missed * t_quantile(df) / t_quantile(math.inf)
+    ends = values + np.outer([-1, 1], [error * t_quantile(df), 0, 0, gap_error * t_quantile(gap_df)])
+    ends[:, 1:3] += stretch * (np.percentile(draws, (2.5, 97.5), axis=1) - values[1:3])
+    ends[:, 3] = np.clip(ends[:, 3], 0, None)
+    return np.stack([values, *ends], axis=1)
 
 
-def aggregates(scores: np.ndarray) -> np.ndarray:
-    """Mean, median, IQM and optimality gap of human-normalised scores (runs, games, steps) at every step: (4, steps).
-    Mean and median are over games of the means over runs, the IQM is over all runs (Agarwal et al. 2021)."""
-    means = scores.mean(0)
-    flat = scores.reshape(-1, scores.shape[-1])
-    cut = len(flat) // 4
-    # `metrics.aggregate_iqm` by steps, as scipy.stats.trim_mean computes it, whose checks take ten times as long
-    iqm = np.partition(flat, (cut, len(flat) - cut - 1), axis=0)[cut : len(flat) - cut].mean(0)
-    gap = 1 - np.minimum(scores, 1).mean((0, 1))
-    return np.stack([means.mean(0), np.median(means, axis=0), iqm, gap])
+def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> tuple[float, float, float]:
+    """How often a run of `x`, (runs, games), beats one of `y`, with ties as half, averaged over games, and its interval
+    (Wilson 1927), with the variance that the average has between equal agents (Mann & Whitney 1947)."""
+    value = ((x[:, None] > y) + 0.5 * (x[:, None] == y)).mean()
+    if min(len(x), len(y)) < 2:
+        return value, math.nan, math.nan
+    trials = 3 * len(x) * len(y) * x.shape[1] / (len(x) + len(y) + 1)  # 0.25 / trials is that variance
+    z = t_quantile(x.shape[1] * (len(x) + len(y) - 2)) ** 2 / trials
+    centre = (value + z / 2) / (1 + z)
+    half = math.sqrt(z * value * (1 - value) + z**2 / 4) / (1 + z)
+    return value, max(0.0, centre - half), min(1.0, centre + half)
 
 
-def probability_of_improvement(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """How often a run of `x`, (runs, games), beats one of `y`, with ties as half, averaged over games: (1,). That is
-    `metrics.probability_of_improvement`, all games at once."""
-    better = (x[:, None] > y).sum((0, 1))
-    equal = (x[:, None] == y).sum((0, 1))
-    return np.array([((better + 0.5 * equal) / (len(x) * len(y))).mean()])
+def ratio(pairs: list[tuple[np.ndarray, np.ndarray]], geometric: bool) -> tuple[float, float, float]:
+    """The mean over games of the ratio of means over runs, with the layer over without it, (runs,) each, and its 95%
+    interval by the delta method, NaN with one run. All are NaN where a run without the layer has 0 or less, or a
+    geometric mean does not exist."""
+    if any(not len(x) or not len(y) or y.min() <= 0 or (geometric and x.mean() <= 0) for x, y in pairs):
+        return math.nan, math.nan, math.nan
+    ratios = np.array([x.mean() / y.mean() for x, y in pairs])
+    weights = 1 / ratios if geometric else np.ones(len(pairs))  # d log r = dr / r
+    parts = []
+    for (x, y), value, weight in zip(pairs, ratios, weights / len(pairs), strict=True):
+        parts += [weight * x[:, None] / y.mean(), weight * value * y[:, None] / y.mean()]
+    half = math.nan
+    if min(map(len, parts)) > 1:
+        error, df, _ = standard_error(parts)
+        half = error * t_quantile(df)
+    centre = np.log(ratios).mean() if geometric else ratios.mean()
+    values = np.array([centre, centre - half, centre + half])
+    return tuple(np.exp(values) if geometric else values)
 
 
-def estimates(scores: dict, function, args: Args) -> tuple[dict, dict]:
-    """Values of `function` and their 95% stratified bootstrap intervals, for each key of `scores`, whose values are
-    arrays (runs, ...) or tuples of such; where one has a single run there is no interval."""
-    np.random.seed(args.seed)  # rliable 1.2.0 draws from the global generator, whatever `random_state` it is given
-    points = {}
-    with_several_runs = {}
-    for key, value in scores.items():
-        samples = value if isinstance(value, tuple) else (value,)
-        points[key] = function(*samples)
-        if min(len(sample) for sample in samples) > 1:
-            with_several_runs[key] = value
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of samples without any spread
-        _, intervals = library.get_interval_estimates(with_several_runs, function, reps=args.reps)
-    return points, intervals
+def side(x: np.ndarray, y: np.ndarray) -> int:
+    """1 if every run of `x` is above every run of `y`, -1 if below, else 0; 0 with fewer than three of either."""
+    if min(len(x), len(y)) < 3:
+        return 0
+    return int(x.min() > y.max()) - int(x.max() < y.min())
 
 
-def game_table(study: Study, args: Args) -> pd.DataFrame:
-    """One row for each game and agent: how much it rests on, and every metric with the ends of its band."""
+# DRAWING: sizes are in inches and fixed, so that a figure is not laid out to be measured, and is the same everywhere
+
+
+def panels(titles: Sequence[str], columns: int, size: tuple, legend: dict, x: str, y: str = "", **room: float):
+    """A figure of panels of `size` (width, height), with `legend`, {label: handle}, on top and labels that all panels
+    share. Room at the left, and between panels (`across`, `down`). Returns the figure and its axes, a list."""
+    left, across, down = room.get("left", 0.85), room.get("across", 0.55), room.get("down", 0.5)
+    columns = min(columns, len(titles))
+    rows = math.ceil(len(titles) / columns)
+    width = max(5.0, left + columns * (size[0] + across))
+    per_row = max(1, int(width / (0.6 + 0.075 * max(map(len, legend), default=1))))
+    top = 0.35 + 0.2 * math.ceil(len(legend) / per_row)
+    height = top + rows * (size[1] + down) + 0.1
+    figure = plt.figure(figsize=(width, height))
+    axes = []
+    for i, title in enumerate(titles):
+        corner = left + i % columns * (size[0] + across), height - top - (i // columns + 1) * (size[1] + down) + down
+        place = corner[0] / width, corner[1] / height, size[0] / width, size[1] / height
+        axes.append(figure.add_axes(place, title=title))
+    if legend:
+        top = (0.5, 1 - 0.05 / height)
+        figure.legend(legend.values(), legend.keys(), loc="upper center", bbox_to_anchor=top, ncols=per_row)
+    figure.text(0.5, 0.12 / height, x, ha="center")
+    figure.text(0.1 / width, 0.5, y, va="center", rotation=90)
+    return figure, axes
+
+
+def lines(study: Study, agents: list[str], **style) -> dict:
+    """A legend: the agents' lines by name."""
+    return {agent: plt.Line2D([], [], color=study.colours[agent], **style) for agent in agents}
+
+
+def draw_curve(axis: plt.Axes, steps: list[int], values: np.ndarray, ends: Optional[Sequence], colour: tuple) -> None:
+    """A curve with its band; a cross where there is but one point."""
+    axis.plot(steps, values, color=colour, marker="x" if len(steps) == 1 else None)
+    if ends is not None:
+        axis.fill_between(steps, *ends, color=colour, alpha=0.2, linewidth=0)
+    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
+    axis.locator_params(nbins=5)
+
+
+def draw_games(study: Study, metric: str, label: str, args: Args) -> plt.Figure:
+    """`metric` against steps, one panel a game, of the games and agents that have it."""
+    games, agents = study.having(metric)
+    columns = min(8, math.ceil(math.sqrt(len(games))))
+    size = (4.0, 2.6) if len(games) == 1 else (2.4, 1.8)
+    label = label if len(games) > columns or len(games) == 1 else label.split(" (")[0]  # the longer is as high as two
+    figure, axes = panels(list(map(short, games)), columns, size, lines(study, agents), "agent steps", label)
+    for game, axis in zip(games, axes, strict=True):
+        for agent in agents:
+            values = study.curves.get((game, agent), {}).get(metric)
+            if values is not None:
+                ends = band(values, args, metric, game)
+                draw_curve(axis, study.steps[game], values.mean(0), ends, study.colours[agent])
+    return figure
+
+
+def draw_final_sparsity(study: Study, args: Args) -> plt.Figure:
+    """The final score against the final sparsity, one panel a game: a small point a run, a large one the mean of each
+    agent, with the band of its score."""
+    games, agents = study.having("sparsity")
+    legend = lines(study, agents, marker="o", linestyle="none")
+    label = "final sparsity (share of zero weights)"
+    figure, axes = panels(list(map(short, games)), 4, (2.8, 2.2), legend, label, "final score")
+    for game, axis in zip(games, axes, strict=True):
+        axis.set_xlim(-0.05, 1.05)
+        for agent in agents:
+            final = study.final(game, agent) if (game, agent) in study.curves else {}
+            score, sparsity, colour = final.get("final_score", []), final.get("sparsity", []), study.colours[agent]
+            if len(sparsity) and len(sparsity) == len(score):  # of all runs it is known
+                axis.plot(sparsity, score, marker="o", markersize=3, linestyle="none", color=colour, alpha=0.5)
+                axis.plot(sparsity.mean(), score.mean(), marker="o", markersize=7, color=colour)
+                axis.vlines(sparsity.mean(), *(band(score, args, "final_score", game) or (score, score)), color=colour)
+    return figure
+
+
+def draw_aggregate_curves(study: Study, steps: list[int], curves: dict[str, np.ndarray]) -> plt.Figure:
+    """Mean, median and IQM of the human-normalised score against steps: {agent: (steps, 4, 3)}, as `aggregate`."""
+    legend = lines(study, list(curves))
+    figure, axes = panels(AGGREGATES[:3], 3, (3.2, 2.4), legend, "agent steps", "human-normalised score")
+    for i, axis in enumerate(axes):
+        for agent, curve in curves.items():
+            ends = None if np.isnan(curve[:, i, 1:]).all() else curve[:, i, 1:].T
+            draw_curve(axis, steps, curve[:, i, 0], ends, study.colours[agent])
+    return figure
+
+
+def draw_intervals(study: Study, rows: list[dict], columns: Sequence[str], label: str, line: float = math.nan):
+    """A table's values with their intervals: a row of panels for each measure, the `columns` side by side, and in each
+    panel a bar for each row, the first on top."""
+    measures = list(dict.fromkeys(row["measure"] for row in rows))
+    names = list(dict.fromkeys(name_of(row) for row in rows))
+    titles = [MEASURES[measure] for measure in measures]
+    if len(columns) > 1:
+        titles = [f"{title}, {column.replace('_', ' ')}" for title in titles for column in columns]
+    across = len(columns) if len(columns) > 1 else len(measures)
+    size, left = (2.3, 0.2 + 0.24 * len(names)), 0.35 + 0.07 * max(map(len, names))
+    figure, axes = panels(titles, across, size, {}, label, left=left, across=0.25)
+    for i, axis in enumerate(axes):
+        column = columns[i % len(columns)]
+        here = [row for row in rows if row["measure"] == measures[i // len(columns)]]
+        for j, row in enumerate(here):
+            value, low, high = (row[f"{column}{end}"] for end in ("", "_low", "_high"))
+            axis.barh(j, high - low, left=low, height=0.6, color=study.colours[row["agent"]], alpha=0.75)
+            axis.plot([value, value], [j - 0.3, j + 0.3], color="black", linewidth=2)
+        axis.axvline(line, color="black", linewidth=0.8, linestyle="--")
+        axis.set_yticks(range(len(here)), [name_of(row) for row in here] if i % across == 0 else [""] * len(here))
+        axis.set_ylim(len(here) - 0.4, -0.6)
+        axis.use_sticky_edges = False
+        axis.locator_params(axis="x", nbins=5)
+    return figure
+
+
+def draw_sweep(study: Study, sweep: list[dict]) -> plt.Figure:
+    """Final score, then area under the curve against k, one panel a game: for each base a line with its band. A log
+    axis has no 0: k = 0 stands at the left in a grey field, with a dashed line at its height across the panel."""
+    games = list(dict.fromkeys(row["game"] for row in sweep))
+    bases = list(dict.fromkeys(row["base"] for row in sweep))
+    colours = {row["base"]: study.colours[row["agent"]] for row in sweep}
+    colours |= {base: study.colours[f"IB-{base}(n)"] for base in bases if f"IB-{base}(n)" in study.colours}
+    legend = {}
+    for base in bases:
+        legend[f"{base}, k = 0"] = plt.Line2D([], [], color=study.colours.get(base), marker="D", linestyle="--")
+        legend[f"IB-{base}(k)"] = plt.Line2D([], [], color=colours[base], marker="o")
+    places = [(measure, game) for measure in ("final_score", "auc") for game in games]
+    titles = [f"{short(game)}: {MEASURES[measure]}" for measure, game in places]
+    columns = min(6, len(games))
+    figure, axes = panels(titles, columns, (2.5, 1.9), legend, "k (log axis; k = 0 set off in grey)", down=0.9)
+    for (measure, game), axis in zip(places, axes, strict=True):
+        here = [row for row in sweep if row["game"] == game]
+        least = min(row["k"] for row in here if row["k"] > 0)
+        ticks = {}  # place on the axis: label
+        for row in here:
+            multiple_of_n = re.search(r" ?\(\d*n\)$", row["agent"])
+            ticks[row["k"] or least / 4] = f"{row['k']:g}" + (multiple_of_n[0] if multiple_of_n else "")
+        axis.set_xscale("log")
+        axis.set_xlim(least / 7, max(row["k"] for row in here) * 1.3)
+        axis.axvspan(least / 7, least / 2, color="black", alpha=0.07, linewidth=0)
+        for base in bases:
+            rows = sorted((row for row in here if row["base"] == base), key=lambda row: row["k"])
+            expanded = [row for row in rows if row["k"] > 0]
+            k, values, low, high = ([row[name] for row in expanded] for name in ("k", *with_ends(measure)))
+            axis.plot(k, values, marker="o", markersize=4, color=colours[base])
+            axis.fill_between(k, low, high, color=colours[base], alpha=0.2, linewidth=0)
+            axis.vlines(k, low, high, color=colours[base], linewidth=1)  # seen where a neighbour has no interval, too
+            for row in rows[: len(rows) - len(expanded)]:
+                colour, place = study.colours[row["agent"]], least / 4 * 1.3 ** bases.index(base)
+                axis.plot(place, row[measure], marker="D", markersize=5, color=colour)
+                axis.vlines(place, *(row[name] for name in with_ends(measure)[1:]), color=colour)
+                axis.axhline(row[measure], color=colour, linewidth=0.8, linestyle="--")
+        axis.set_xticks(list(ticks), ticks.values(), rotation=90)
+        axis.minorticks_off()
+    return figure
+
+
+def draw_changes(study: Study, changes: dict[tuple, list], unit: str) -> plt.Figure:
+    """Bars of the change in the final score of each game, one panel a pair of agents: {pair: `score_changes`}."""
+    most = max(map(len, changes.values()))
+    titles = [f"{agent} over {baseline}" for agent, baseline in changes]
+    size = (2.2, 0.3 + 0.2 * most)
+    figure, axes = panels(titles, 3, size, {}, f"change in final score ({unit})", left=1.4, across=1.5)
+    for ((agent, _), bars), axis in zip(changes.items(), axes, strict=True):
+        bar = axis.barh([short(game) for game, _ in bars], [change for _, change in bars], color=study.colours[agent])
+        axis.bar_label(bar, fmt="%+.1f", padding=2, fontsize=7)
+        axis.set_ylim(-0.7, most - 0.3)
+        axis.margins(x=0.3)
+        axis.axvline(0, color="black", linewidth=0.8)
+        axis.locator_params(axis="x", nbins=4)
+    return figure
+
+
+def draw_forest(rows: list[dict]) -> plt.Figure:
+    """A line for each folder, agent and family of games: a small circle a game, a diamond the mean with its interval;
+    filled where the seeds separate (of a mean: in every game, in one direction)."""
+    groups: dict[str, list[dict]] = {}
+    for row in rows:
+        groups.setdefault(row["label"], []).append(row)
+    size, left = (3.1, 0.3 + 0.34 * len(groups)), 0.2 + 0.068 * max(map(len, groups))
+    titles = ["final score (log axis)", "final overestimation"]
+    figure, axes = panels(titles, 2, size, {}, "with the layer / without it", left=left, across=0.25)
+    for axis, measure in zip(axes, ("final_score", "overestimation"), strict=True):
+        for i, group in enumerate(groups.values()):
+            here = [row for row in group if row["measure"] == measure]
+            for row in here:
+                is_mean = row is here[-1]  # or the only game
+                colour, height = ("#D55E00", i) if is_mean else ("#777777", i + 0.28)
+                style = {"marker": "D", "markersize": 6} if is_mean else {"marker": "o", "markersize": 4}
+                fill = colour if row["separate"] else "white"
+                axis.plot(row["ratio"], height, color=colour, markerfacecolor=fill, zorder=3, **style)
+            axis.hlines(i, here[-1]["ratio_low"], here[-1]["ratio_high"], color="#D55E00")
+            if math.isnan(here[-1]["ratio"]):
+                axis.text(0.5, i, "no ratio", va="center", ha="center", transform=axis.get_yaxis_transform())
+        ratios = [row["ratio"] for row in rows if row["measure"] == measure and math.isfinite(row["ratio"])]
+        least, most = min([1, *ratios]), max([1, *ratios])
+        if measure == "final_score":
+            axis.set_xscale("log", base=2)
+            axis.xaxis.set_major_formatter("{x:g}")
+        axis.set_xlim((least / 1.5, most * 1.5) if measure == "final_score" else (min(0, least) - 0.2, most + 0.4))
+        axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
+        axis.set_yticks(range(len(groups)), groups if axis is axes[0] else [""] * len(groups))
+        axis.set_ylim(len(groups) - 0.4, -0.6)
+    return figure
+
+
+# TABLES: lists of rows, each a dictionary by column
+
+
+def with_ends(name: str) -> tuple[str, str, str]:
+    """The columns of a value and of its interval."""
+    return name, f"{name}_low", f"{name}_high"
+
+
+def estimate(name: str, values: Iterable[float]) -> dict:
+    """These columns: of a value, low and high."""
+    return dict(zip(with_ends(name), map(float, values), strict=True))
+
+
+def name_of(row: dict) -> str:
+    """What a row of a table is about: an agent, or a pair."""
+    return f"{row['agent']} over {row['baseline']}" if "probability" in row else row["agent"]
+
+
+def game_table(study: Study, args: Args) -> list[dict]:
+    """One row for each game and agent: how much it rests on, and every measure with the ends of its band."""
+    names = {name: None for place in study.curves for name in study.final(*place)}
     rows = []
-    for game, agent in [(game, agent) for game in study.games for agent in study.agents]:
-        if (game, agent) not in study.curves:
-            continue
-        curves = study.curves[game, agent]
-        values = {"final_score": curves["score_mean"][:, -1], "auc": curves["score_mean"].mean(1)}
-        for name in (*VALUE_METRICS, *OPTIONAL):
-            if name in curves:
-                values[name] = curves[name][:, -1]
-        if game in HUMAN:
-            values["human_normalised"] = normalised(game, values["final_score"])
-        row = {
-            "game": game,
-            "agent": agent,
-            "runs": len(study.seeds[game, agent]),
-            "steps": study.steps[game][-1],
-            "evaluations": len(study.steps[game]),
-        }
-        for name, value in values.items():
-            low, high = band(value, args) or (math.nan, math.nan)
-            row[name] = value.mean()
-            row[f"{name}_low"] = float(low)
-            row[f"{name}_high"] = float(high)
+    for game, agent in study.curves:
+        row = {"game": game, "agent": agent, "k": study.k[game, agent], "runs": study.seeds(game, agent)}
+        row |= {"steps": study.steps[game][-1], "evaluations": len(study.steps[game])}
+        for name in names:
+            values = study.final(game, agent).get(name, np.array([math.nan]))
+            row |= estimate(name, (values.mean(), *(band(values, args, name, game) or (math.nan, math.nan))))
         rows.append(row)
-    return pd.DataFrame(rows)
+    return rows
+
+
+def best_table(sweep: list[dict]) -> list[dict]:
+    """The k with the greatest mean of each game, base and measure (of equal ones the least), and the others that it is
+    within the interval of: all but those whose intervals end below that of the best. One run has no interval that could
+    end anywhere."""
+    best_rows = []
+    for game, base in dict.fromkeys((row["game"], row["base"]) for row in sweep):
+        rows = sorted((row for row in sweep if (row["game"], row["base"]) == (game, base)), key=lambda row: row["k"])
+        for measure in ("final_score", "auc"):
+            best = max(rows, key=lambda row: row[measure])  # noqa: B023
+            value, low, high = (best[name] for name in with_ends(measure))
+            near = [row for row in rows if row is not best and not row[f"{measure}_high"] < low]
+            within = ", ".join(f"{row['k']:g}" + " (one run)" * (row["runs"] == 1) for row in near)
+            row = {"game": game, "measure": measure, "best_k": f"{best['k']:g}", "agent": best["agent"]}
+            row |= {"runs": best["runs"]} | estimate("mean", (value, low, high))
+            best_rows.append(row | {"within_the_interval_of_k": within or "none"})
+    return best_rows
+
+
+def aggregate_table(study: Study, games: list[str], measures: Sequence[str], args: Args, baseline: str = ""):
+    """The aggregates over `games` of all agents that have played them, divided by the mean of `baseline` if there is
+    one: a row for each agent and measure, and notes on runs that are left out."""
+    rows, notes = [], []
+    agents = [agent for agent in study.agents if set(games) <= set(study.common(agent))]
+    for agent in agents:
+        seeds = [study.seeds(game, agent) for game in games]
+        if min(seeds) < max(seeds):
+            notes.append(f"Aggregates use {count(min(seeds), 'run')} a game of {agent}, as many as every game has.")
+        for measure in measures:
+            scores = study.rectangle(agent, games, measure)
+            divisor = study.rectangle(baseline, games, measure) if baseline else None
+            values = aggregate(scores, args, divisor)
+            row = {"agent": agent, "measure": measure, "games": len(games), "runs": len(scores)}
+            row |= {"steps": max(study.steps[game][-1] for game in games)}
+            for name, three in zip(AGGREGATES[: 3 if baseline else 4], values, strict=False):
+                row |= estimate(name, three)
+            rows.append(row)
+    return rows, notes
+
+
+def improvement_table(study: Study, args: Args) -> list[dict]:
+    """The probability of improvement of each agent over its baseline, over the games of both."""
+    rows = []
+    for agent, baseline in study.pairs(args.relative_to):
+        games = study.common(agent, baseline)
+        for measure in ("final_score", "auc"):
+            x, y = study.rectangle(agent, games, measure), study.rectangle(baseline, games, measure)
+            row = {"agent": agent, "baseline": baseline, "measure": measure, "games": len(games)}
+            row |= {"runs": len(x), "baseline_runs": len(y)}
+            rows.append(row | estimate("probability", probability_of_improvement(x, y)))
+    return rows
+
+
+def score_changes(study: Study, agent: str, baseline: str, human: bool) -> list[tuple[str, float]]:
+    """The change from `baseline` to `agent` in the final score of each game, least first: in human-normalised
+    percentage points, or in percent of the baseline's score for games without a human score."""
+    changes = []
+    for game in study.common(agent, baseline):
+        new, old = study.final(game, agent), study.final(game, baseline)
+        if human and game in HUMAN:
+            changes.append((game, 100 * (new["human_normalised"].mean() - old["human_normalised"].mean())))
+        elif not human and game not in HUMAN and old["final_score"].mean() != 0:
+            before = old["final_score"].mean()
+            changes.append((game, 100 * (new["final_score"].mean() - before) / abs(before)))
+    return sorted(changes, key=lambda change: change[1])
+
+
+def forest_table(args: Args) -> tuple[list[dict], list[str]]:
+    """A row for each folder, agent, family of games, game and measure, and one for the mean over games ("all"): both
+    means, their ratio, and whether the seeds separate. Notes on what is left out."""
+    rows, notes = [], []
+    for folder in args.runs:
+        runs, more = read_runs([folder])
+        notes += more
+        for base in sorted({run.base for run in runs}, key=order):
+            with_layer = f"IB-{base}({args.k})"
+            study, more = compare([run for run in runs if run.agent in (base, with_layer)])
+            games = study.common(base, with_layer)
+            notes += more if games else []
+            for family in dict.fromkeys(map(family_of, games)):
+                here = [game for game in games if family_of(game) == family]
+                steps = max(study.steps[game][-1] for game in here)
+                where = f"{family}, {len(here)} games" if len(here) > 1 else f"{family}, {short(here[0])}"
+                where = where.split(", ")[0] if where == f"{family}, {family}" else where
+                facts = {"folder": folder, "agent": base, "family": family, "steps": steps}
+                facts |= {"label": f"{base}: {where}, {EngFormatter(sep='')(steps)} steps"}
+                for measure in ("final_score", "auc", "overestimation"):
+                    for names in [[game] for game in here] + ([here] if len(here) > 1 else []):
+                        rows.append(facts | forest_row(study, base, with_layer, names, measure))
+    return rows, notes
+
+
+def forest_row(study: Study, base: str, with_layer: str, games: list[str], measure: str) -> dict:
+    """What a row of `forest_table` says of `games`, of one or of all."""
+    none = np.empty(0)
+    pairs = [[study.final(game, agent).get(measure, none) for agent in (with_layer, base)] for game in games]
+    row = {"game": games[0] if len(games) == 1 else "all", "measure": measure}
+    row |= {"runs_with": min(len(x) for x, _ in pairs), "runs_without": min(len(y) for _, y in pairs)}
+    means = [sample.mean() if len(sample) and len(games) == 1 else math.nan for sample in pairs[0]]
+    row |= {"with": means[0], "without": means[1]} | estimate("ratio", ratio(pairs, measure != "overestimation"))
+    return row | {"separate": {side(x, y) for x, y in pairs} in ({1}, {-1})}
+
+
+def family_of(game: str) -> str:
+    """MinAtar, Atari, or a game of its own."""
+    return {"ALE": "Atari", "MinAtar": "MinAtar"}.get(game.split("/")[0], short(game))
+
+
+def forest_markdown(rows: list[dict]) -> str:
+    """The final score and, below it, the final overestimation, with the layer / without it: a line an agent, a column a
+    game, bold where the seeds separate. An agent and game of a second folder stand in a line of their own."""
+    lines: list[dict] = []
+    names = {}
+    cells: dict[tuple, list[dict]] = {}
+    for row in rows:
+        if row["game"] != "all" and row["measure"] != "auc":
+            cells.setdefault((row["agent"], row["game"], row["folder"]), []).append(row)
+            atari = " (Atari)" if row["family"] == "Atari" else ""
+            names[row["game"]] = short(row["game"]) + atari
+    for (agent, game, _), of_game in cells.items():
+        free = [line for line in lines if line["agent"] == agent and game not in line]
+        if not free:
+            free = [{"agent": agent, "seeds": set()}]
+            lines += free
+        texts = [f"{row['with']:.3g} / {row['without']:.3g}" for row in of_game]
+        bold = [f"**{text}**" if row["separate"] else text for text, row in zip(texts, of_game, strict=True)]
+        free[0][game] = "<br>".join(bold)
+        free[0]["seeds"] |= {number for row in of_game for number in (row["runs_with"], row["runs_without"])} - {0}
+    table = []
+    for line in lines:
+        seeds = " to ".join(str(number) for number in sorted({min(line["seeds"]), max(line["seeds"])}))
+        table.append([line["agent"], seeds, *(line.get(game, "") for game in names)])
+    return markdown(["agent", "seeds", *names.values()], table)
+
+
+def markdown(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+    """A table; a | in a name ends no cell."""
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join("| " + " | ".join(str(text).replace("|", "\\|") for text in line) + " |\n" for line in lines)
+
+
+def cell(row: dict, column: str) -> str:
+    """What README.md says of a table's cell, with its interval if there is one."""
+    value, low, high = (row.get(name) for name in with_ends(column))
+    if column == "game":
+        return short(value)
+    if not isinstance(value, float):
+        return f"{value:,}" if isinstance(value, int) else MEASURES.get(value, value)
+    if math.isnan(value):
+        return ""
+    return f"{value:.4g}" + (f" ({low:.4g}, {high:.4g})" if low is not None and math.isfinite(low) else "")
+
+
+# THE REPORT
 
 
 @dataclass
-class Aggregates:
-    """The human-normalised scores of the agents over the games that all have played, at the steps that these share."""
+class Report:
+    """What will be written. The sections below add to it."""
 
-    games: list[str]
-    steps: list[int]
-    runs: dict[str, int]  # agent: runs of each game
-    points: dict[str, np.ndarray]  # agent: (4, steps), in the order of AGGREGATES
-    intervals: dict[str, np.ndarray]  # agent: (2, 4, steps); the points themselves where there is one run
-    bootstrapped: set[str]  # the agents that have intervals
+    lines: list[str] = field(default_factory=list)  # of README.md
+    notes: list[str] = field(default_factory=list)
+    tables: dict[str, list[dict]] = field(default_factory=dict)  # name: rows
+    figures: dict[str, Callable] = field(default_factory=dict)  # name: what draws it
+
+    def table(self, name: str, rows: list[dict], columns: Sequence[str]) -> None:
+        """A CSV file, and its `columns` in README.md."""
+        self.tables[name] = rows
+        header = [column.replace("_", " ").replace("measure", "of") for column in columns]
+        self.lines.append(markdown(header, [[cell(row, column) for column in columns] for row in rows]))
+
+    def figure(self, name: str, caption: str, draw: Callable) -> None:
+        self.figures[name] = draw
+        self.lines += [f"![{caption}]({name}.png)", ""]
+
+    def write(self, out: Path, page: str) -> None:
+        """Save everything, then move it to its place at once: a report that is cut off leaves the one before it."""
+        folder = out / UNFINISHED
+        for name, rows in self.tables.items():
+            with open(folder / f"{name}.csv", "w", newline="") as file:
+                writer = csv.writer(file, lineterminator="\n")
+                writer.writerow(rows[0])
+                for row in rows:  # ten digits: more would differ between machines
+                    texts = [f"{value:.10g}" if isinstance(value, float) else value for value in row.values()]
+                    writer.writerow(["" if text == "nan" else text for text in texts])
+        for name, draw in tqdm(self.figures.items(), "figures", disable=None, leave=False):
+            figure = draw()
+            figure.savefig(folder / f"{name}.png", dpi=150)
+            figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
+            plt.close(figure)
+        (folder / page).write_text("\n".join(self.lines) + "\n")
+        for path in sorted(folder.iterdir(), key=lambda path: path.name == page):  # the page last
+            path.replace(out / path.name)
 
 
-def aggregate(study: Study, args: Args) -> tuple[Aggregates, list[str]]:
-    """The aggregates over games (its games or steps are empty if there are none), and notes on runs left out."""
-    notes = []
-    games = study.complete_games()
+def report_aggregates(report: Report, study: Study, args: Args) -> None:
+    """Over games with a human score: the aggregates' curves, final values and their table."""
+    agents = [agent for agent in study.agents if any(game in HUMAN for game in study.common(agent))]
+    games = [game for game in study.common(*agents) if game in HUMAN] if agents else []
+    left_out = [game for game in study.games if game in HUMAN and game not in games]
+    if left_out:
+        report.notes.append(f"Not every agent has played {', '.join(left_out)}: the aggregates leave it out.")
     steps = sorted(set.intersection(*(set(study.steps[game]) for game in games))) if games else []
-    result = Aggregates(games, steps, {}, {}, {}, set())
     if not steps:
-        return result, notes
-    scores = {}
-    for agent in study.agents:
-        if (games[0], agent) not in study.curves:
-            notes.append(f"{agent} is left out of the aggregates: it has no game with a human score.")
-            continue
-        counts = [len(study.seeds[game, agent]) for game in games]
-        runs = min(counts)
-        result.runs[agent] = runs
-        if max(counts) > runs:
-            notes.append(f"Aggregates use {runs} runs a game of {agent}, as many as every game has.")
+        return
+    curves = {}
+    for agent in agents:
+        runs = min(study.seeds(game, agent) for game in games)
         columns = []
         for game in games:
             shared = np.isin(study.steps[game], steps)
             columns.append(normalised(game, study.curves[game, agent]["score_mean"][:runs, shared]))
-        scores[agent] = np.stack(columns, axis=1)  # (runs, games, steps)
-    # rliable wants one dimension: four aggregates x steps
-    points, intervals = estimates(scores, lambda x: aggregates(x).ravel(), args)
-    for agent, flat in points.items():
-        result.points[agent] = flat.reshape(len(AGGREGATES), -1)
-        ends = intervals.get(agent, np.stack([flat, flat]))
-        result.intervals[agent] = ends.reshape(2, len(AGGREGATES), -1)
-    result.bootstrapped = set(intervals)
-    return result, notes
+        scores = np.stack(columns, axis=1)  # (runs, games, steps)
+        bar = tqdm(range(len(steps)), f"aggregates of {agent}", disable=None, leave=False)
+        curves[agent] = np.stack([aggregate(scores[..., i], args) for i in bar])
+    rows, notes = aggregate_table(study, games, ["human_normalised"], args)
+    report.notes += notes
+    report.lines += ["## Human-normalised score", "", say_aggregates(rows), ""]
+    report.table("aggregates", rows, ["agent", *AGGREGATES])
+    draw = lambda: draw_aggregate_curves(study, steps, curves)  # noqa: E731
+    report.figure("normalised_curves", "Human-normalised score against agent steps", draw)
+    draw = lambda: draw_intervals(study, rows, AGGREGATES, "human-normalised score")  # noqa: E731
+    report.figure("aggregates", "Final aggregates with intervals", draw)
 
 
-def aggregate_table(result: Aggregates) -> pd.DataFrame:
-    """One row for each agent: the aggregates at the last step, with their intervals."""
-    rows = []
-    for agent, runs in result.runs.items():
-        row = {"agent": agent, "games": len(result.games), "runs": runs, "steps": result.steps[-1]}
-        for i, name in enumerate(AGGREGATES):
-            low, high = result.intervals[agent][:, i, -1]
-            row[name] = result.points[agent][i, -1]
-            row[f"{name} low"] = low if agent in result.bootstrapped else math.nan
-            row[f"{name} high"] = high if agent in result.bootstrapped else math.nan
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def relative_aggregates(scores: np.ndarray, baseline_scores: np.ndarray) -> np.ndarray:
-    """Mean, median and IQM, as in `aggregates`, of scores (runs, games, measures) divided by the baseline's mean over
-    its runs in that game and measure: flat, (3 x measures,)."""
-    return aggregates(scores / baseline_scores.mean(0))[:3].ravel()
-
-
-def relative_table(study: Study, args: Args) -> tuple[pd.DataFrame, list[str]]:
-    """The aggregates over games without a human score, relative to `--relative-to`, and notes on what is left out: for
-    each agent and each of RELATIVE_MEASURES a row, none if there are not two games or no agent to compare. The games
-    are those of the baseline; both its runs and the agent's are resampled for the intervals. Overestimation is left out
-    if it is not above 0 in every run of the baseline, or not finite in any run."""
-    notes = []
-    baseline = args.relative_to
-    without_human = [game for game in study.games if game not in HUMAN]
-    games = [game for game in without_human if (game, baseline) in study.curves]
-    if len(games) < 2:
-        if len(without_human) >= 2 and len(study.agents) >= 2:
-            few = f"{baseline} has no runs of two games"
-            notes.append(f"There are no scores relative to {baseline}: {few}. `--relative-to` names another agent.")
-        return pd.DataFrame(), notes
-    measured = {}  # (game, agent): (runs, measures)
-    for game, agent in study.curves:
-        curve = study.curves[game, agent]["score_mean"]
-        overestimation = np.full(len(curve), math.nan)
-        if len(study.curves[game, agent].get("overestimation", [])) == len(curve):
-            overestimation = study.curves[game, agent]["overestimation"][:, -1]
-        measured[game, agent] = np.stack([curve[:, -1], curve.mean(1), overestimation], axis=1)
-
-    # Resampled, runs of which one scored 0 or less could have a mean of 0 or less, by which nothing can be divided
-    positive = [game for game in games if (measured[game, baseline][:, :2] > 0).all()]
-    for game in games:
-        if game not in positive:
-            scored = f"a run of {baseline} scored 0 or less there"
-            notes.append(f"{game} is left out of the scores relative to {baseline}: {scored}.")
-    if len(positive) < 2:
-        return pd.DataFrame(), notes
-    measures = list(RELATIVE_MEASURES)
-    finite = all(np.isfinite(values).all() for (game, _), values in measured.items() if game in positive)
-    if not finite or any((measured[game, baseline][:, 2] <= 0).any() for game in positive):
-        measures.remove("overestimation")
-    scores = {}
-    for agent in study.agents:
-        missing = [game for game in positive if (game, agent) not in measured]
-        if missing:
-            names = ", ".join(missing)
-            notes.append(f"{agent} is left out of the scores relative to {baseline}: it has no runs of {names}.")
-        else:
-            counts = [len(measured[game, agent]) for game in positive]
-            runs = min(counts)
-            if max(counts) > runs:
-                used = f"use {runs} runs a game of {agent}, as many as every game has"
-                notes.append(f"Scores relative to {baseline} {used}.")
-            columns = [measured[game, agent][:runs, : len(measures)] for game in positive]
-            scores[agent] = np.stack(columns, axis=1)
-    if len(scores) < 2:
-        return pd.DataFrame(), notes
-    if "overestimation" not in measures:
-        reason = "in one of its runs it is not above 0" if finite else "that of a run is not finite"
-        notes.append(f"No overestimation relative to {baseline}: {reason}.")
-
-    baseline_scores = scores[baseline]  # (runs, games, measures)
-    pairs = {agent: (of_agent, baseline_scores) for agent, of_agent in scores.items()}
-    points, intervals = estimates(pairs, relative_aggregates, args)
-    rows = []
-    for agent, (i, measure) in product(scores, enumerate(measures)):
-        row = {
-            "agent": agent,
-            "measure": measure,
-            "baseline": baseline,
-            "games": len(positive),
-            "runs": len(scores[agent]),
-            "baseline_runs": len(baseline_scores),
-        }
-        values = points[agent].reshape(3, -1)[:, i]
-        for j, name in enumerate(AGGREGATES[:3]):
-            low, high = math.nan, math.nan
-            if agent in intervals:
-                low, high = intervals[agent].reshape(2, 3, -1)[:, j, i]
-            row[name] = values[j]
-            row[f"{name} low"] = low
-            row[f"{name} high"] = high
-        rows.append(row)
-    return pd.DataFrame(rows), notes
-
-
-def sweep_table(study: Study, games: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `game_table` that belong to a sweep, in the order of k: of each game the baselines with three values
-    of k or more."""
-    k = [study.k[place] for place in zip(games["game"], games["agent"], strict=True)]
-    table = games.assign(baseline=games["agent"].map(baseline_of), k=k)
-    columns = ["game", "baseline", "k", "agent", "runs", "steps", "evaluations"]
-    for measure in MEASURES:
-        columns += [measure, f"{measure}_low", f"{measure}_high"]
-    sweeps = [table[:0]]
-    for game in study.games:
-        here = table[table["game"] == game]
-        for _, rows in here.groupby("baseline"):
-            if rows["k"].nunique() >= 3:
-                sweeps.append(rows.sort_values("k", kind="stable"))
-    return pd.concat(sweeps, ignore_index=True)[columns]
-
-
-def best_table(sweep: pd.DataFrame) -> pd.DataFrame:
-    """The k with the greatest mean of each game, baseline and measure (of equal ones the least), and the others that it
-    is within the interval of: all but those whose intervals end below that of the best. One run has no interval that
-    could end anywhere."""
-    best_rows = []
-    for (game, baseline), rows in sweep.groupby(["game", "baseline"], sort=False):
-        for measure in MEASURES:
-            best = rows.loc[rows[measure].idxmax()]
-            within = []
-            for other in rows.drop(best.name).to_dict("records"):
-                without_interval = best["runs"] == 1 or other["runs"] == 1
-                if without_interval or other[f"{measure}_high"] >= best[f"{measure}_low"]:
-                    mark = " (one run)" if other["runs"] == 1 else ""
-                    within.append(f"{other['k']:g}{mark}")
-            row = {
-                "game": game,
-                "baseline": baseline,
-                "measure": measure,
-                "best_k": best["k"],
-                "agent": best["agent"],
-                "runs": best["runs"],
-                "mean": best[measure],
-                "low": best[f"{measure}_low"],
-                "high": best[f"{measure}_high"],
-                "within_the_interval_of": ", ".join(within),
-            }
-            best_rows.append(row)
-    return pd.DataFrame(best_rows)
-
-
-def common_games(study: Study, agent: str, baseline: str) -> list[str]:
-    """The games that both agents have played."""
-    return [game for game in study.games if (game, agent) in study.curves and (game, baseline) in study.curves]
-
-
-def improvement_table(study: Study, args: Args) -> pd.DataFrame:
-    """One row for each agent that has a baseline: the probability of improvement over it, over the games of both. Of
-    each agent as many runs a game count as it has in every one, for rliable wants a rectangle."""
-    rows = []
-    for agent, baseline in study.pairs(args.relative_to):
-        games = common_games(study, agent, baseline)
-        finals = {}
-        for name in (agent, baseline):
-            runs = min(len(study.seeds[game, name]) for game in games)
-            columns = [study.curves[game, name]["score_mean"][:runs, -1] for game in games]
-            finals[name] = np.stack(columns, axis=1)  # (runs, games)
-        scores = {"pair": (finals[agent], finals[baseline])}
-        points, intervals = estimates(scores, probability_of_improvement, args)
-        low, high = intervals["pair"][:, 0] if "pair" in intervals else (math.nan, math.nan)
-        row = {
-            "agent": agent,
-            "baseline": baseline,
-            "games": len(games),
-            "runs": len(finals[agent]),
-            "baseline_runs": len(finals[baseline]),
-            "probability": points["pair"][0],
-            "low": low,
-            "high": high,
-        }
-        rows.append(row)
-    return pd.DataFrame(rows)
-
-
-def score_changes(study: Study, agent: str, baseline: str, games: list[str]) -> list[tuple[str, float]]:
-    """The change from `baseline` to `agent` in the final score of each game, least first: in human-normalised
-    percentage points, or in percent of the baseline's score for games without a human score."""
-    changes = []
-    for game in games:
-        new = study.curves[game, agent]["score_mean"][:, -1]
-        old = study.curves[game, baseline]["score_mean"][:, -1]
-        if game in HUMAN:
-            changes.append((game, 100 * (normalised(game, new).mean() - normalised(game, old).mean())))
-        elif old.mean() != 0:
-            changes.append((game, 100 * (new.mean() - old.mean()) / abs(old.mean())))
-    return sorted(changes, key=lambda change: change[1])
-
-
-# DRAWING
-
-
-def save(figure: plt.Figure, out: Path, name: str) -> None:
-    """Write a figure as PNG and SVG."""
-    figure.savefig(out / f"{name}.png", dpi=150, bbox_inches="tight")
-    figure.savefig(out / f"{name}.svg", dpi=150, bbox_inches="tight", metadata={"Date": None})
-    plt.close(figure)
-
-
-def short(game: str) -> str:
-    """A game's name for titles."""
-    return re.sub(r"^ALE/(\w+)-v5$|^MinAtar/(\w+)-v1$", r"\1\2", game)
-
-
-def draw_curve(axis: plt.Axes, study: Study, agent: str, steps: list[int], values: np.ndarray, ends) -> None:
-    """A curve with its band; a cross where there is but one point."""
-    axis.plot(steps, values, label=agent, color=study.colours[agent], marker="x" if len(steps) == 1 else None)
-    if ends is not None:
-        axis.fill_between(steps, *ends, color=study.colours[agent], alpha=0.2, linewidth=0)
-    axis.xaxis.set_major_formatter(EngFormatter(sep=""))
-    axis.grid(alpha=0.3)
-
-
-def draw_games(study: Study, metric: str, label: str, out: Path, name: str, args: Args) -> None:
-    """`metric` against steps, one panel a game, of the games and agents that have it."""
-    games, agents = study.having(metric)
-    columns = min(8, math.ceil(math.sqrt(len(games))))
-    rows = math.ceil(len(games) / columns)
-    size = (max(6, 3 * columns), max(3.6, 2.4 * rows))  # of one game the legend and the label must have room too
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(games) :]:
-        axis.axis("off")
-    for game, axis in zip(games, axes.flat, strict=False):
-        for agent in agents:
-            if metric in study.curves.get((game, agent), {}):
-                values = study.curves[game, agent][metric]
-                draw_curve(axis, study, agent, study.steps[game], values.mean(0), band(values, args))
-        axis.set_title(short(game), fontsize=10)
-    lines = [plt.Line2D([], [], color=study.colours[agent], label=agent) for agent in agents]
-    figure.legend(handles=lines, loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
-    figure.supxlabel("agent steps")
-    label = textwrap.fill(label, 32 * rows, break_on_hyphens=False)  # a longer line would run over the legend
-    figure.supylabel(label)
-    save(figure, out, name)
-
-
-def draw_sparsity_curves(study: Study, out: Path, args: Args) -> None:
-    """Score and, below it, sparsity against steps, one column a game, of the games with runs that measured sparsity; of
-    the agents that did not the score alone."""
-    games, _ = study.having("sparsity")
-    agents = [agent for agent in study.agents if any((game, agent) in study.curves for game in games)]
-    size = (max(6, 3.2 * len(games)), 5.2)
-    figure, axes = plt.subplots(2, len(games), figsize=size, squeeze=False, sharex="col", layout="constrained")
-    for game, column in zip(games, axes.T, strict=True):
-        for metric, axis in zip(("score_mean", "sparsity"), column, strict=True):
-            for agent in agents:
-                if metric in study.curves.get((game, agent), {}):
-                    values = study.curves[game, agent][metric]
-                    draw_curve(axis, study, agent, study.steps[game], values.mean(0), band(values, args))
-        column[0].set_title(short(game), fontsize=10)
-        column[1].set_ylim(-0.02, 1.02)
-    axes[0, 0].set_ylabel("score (unclipped return)")
-    axes[1, 0].set_ylabel("sparsity (share of zero weights)")
-    lines = [plt.Line2D([], [], color=study.colours[agent], label=agent) for agent in agents]
-    figure.legend(handles=lines, loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
-    figure.supxlabel("agent steps")
-    save(figure, out, "sparsity_curves")
-
-
-def draw_final_sparsity(study: Study, out: Path, args: Args) -> None:
-    """The final score against the final sparsity, one panel a game: a small point a run, a large one the mean of each
-    agent, with the band of its score."""
-    games, agents = study.having("sparsity")
-    columns = min(4, len(games))
-    rows = math.ceil(len(games) / columns)
-    size = (max(6, 3.2 * columns), max(3.6, 3 * rows))
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat[len(games) :]:
-        axis.axis("off")
-    for game, axis in zip(games, axes.flat, strict=False):
-        for agent in agents:
-            curves = study.curves.get((game, agent), {})
-            if "sparsity" not in curves or len(curves["sparsity"]) != len(curves["score_mean"]):
-                continue  # of some runs the sparsity is not known
-            score, sparsity = curves["score_mean"][:, -1], curves["sparsity"][:, -1]
-            colour = study.colours[agent]
-            axis.plot(sparsity, score, marker="o", markersize=3, linestyle="none", color=colour, alpha=0.5)
-            axis.plot(sparsity.mean(), score.mean(), marker="o", markersize=7, color=colour)
-            ends = band(score, args)
-            if ends is not None:
-                axis.vlines(sparsity.mean(), *ends, color=colour)
-        axis.set_title(short(game), fontsize=10)
-        axis.set_xlim(-0.05, 1.05)
-        axis.grid(alpha=0.3)
-    lines = [plt.Line2D([], [], color=study.colours[agent], label=agent, marker="o", ls="none") for agent in agents]
-    figure.legend(handles=lines, loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
-    figure.supxlabel("final sparsity (share of zero weights)")
-    figure.supylabel("final score")
-    save(figure, out, "final_sparsity")
-
-
-def draw_aggregate_curves(study: Study, result: Aggregates, out: Path) -> None:
-    """Mean, median and IQM of the human-normalised score against steps."""
-    figure, axes = plt.subplots(1, 3, figsize=(12, 3.4), layout="constrained")
-    for i, axis in enumerate(axes):
-        for agent in result.runs:
-            ends = result.intervals[agent][:, i]
-            draw_curve(axis, study, agent, result.steps, result.points[agent][i], ends)
-        axis.set_title(AGGREGATES[i])
-        axis.set_xlabel("agent steps")
-    axes[0].set_ylabel("human-normalised score")
-    axes[0].legend(frameon=False)
-    save(figure, out, "normalised_curves")
-
-
-def draw_intervals(points: dict, intervals: dict, titles: list[str], colours: dict, label: str) -> plt.Figure:
-    """rliable's bars, a panel for each of `titles` and a row for each key of `points`, the first on top."""
-    rows = list(reversed(points))
-    figure, _ = plot_utils.plot_interval_estimates(
-        points, intervals, titles, rows, colours, row_height=0.6, xlabel=label, xlabel_y_coordinate=-0.75 / len(rows)
+def say_aggregates(rows: list[dict]) -> str:
+    """What aggregates rest on, and what an IQM averages."""
+    games = rows[0]["games"]
+    runs = {row["agent"]: row["runs"] for row in rows}
+    kept = [f"{number * games - number * games // 4 * 2} of {number * games}" for number in sorted({*runs.values()})]
+    used = ", ".join(f"{number} of {agent}" for agent, number in runs.items())
+    return (
+        f"Over {count(games, 'game')}; runs a game: {used}. Mean and median are those of the games' means, the IQM\n"
+        f"the mean of all runs without the lowest and the highest quarter, rounded down ({', '.join(kept)} scores)."
     )
-    for axis in figure.axes:
-        for line in axis.collections:
-            line.set(alpha=1, linewidth=3)  # one run has no bar: its value must be seen without
-        axis.use_sticky_edges = False
-        axis.margins(x=0.08)
-    return figure
 
 
-def draw_aggregates(study: Study, result: Aggregates, out: Path) -> None:
-    """The aggregates at the last step with their intervals."""
-    points = {agent: result.points[agent][:, -1] for agent in result.runs}
-    intervals = {agent: result.intervals[agent][:, :, -1] for agent in result.runs}
-    figure = draw_intervals(points, intervals, AGGREGATES, study.colours, "human-normalised score")
-    save(figure, out, "aggregates")
-
-
-def draw_relative(study: Study, table: pd.DataFrame, out: Path) -> None:
-    """The rows of `relative_table`: a row of panels a measure, a bar an agent, the first on top."""
-    agents = list(table["agent"].unique())
-    measures = table["measure"].nunique()
-    size = (10, 0.8 + measures * (0.4 + 0.3 * len(agents)))
-    figure, axes = plt.subplots(measures, 3, figsize=size, sharey=True, sharex="row", layout="constrained")
-    for (measure, rows), axes_of_row in zip(table.groupby("measure", sort=False), axes, strict=True):
-        for name, axis in zip(AGGREGATES[:3], axes_of_row, strict=True):
-            axis.use_sticky_edges = False
-            for i, row in enumerate(rows.to_dict("records")):
-                low, high = row[f"{name} low"], row[f"{name} high"]
-                if not math.isnan(low):
-                    axis.barh(i, high - low, left=low, height=0.6, color=study.colours[row["agent"]], alpha=0.75)
-                axis.plot(2 * [row[name]], [i - 0.3, i + 0.3], color="black", linewidth=2)
-            axis.axvline(1, color="black", linewidth=0.8, linestyle="--")
-            axis.set_yticks(range(len(agents)), agents)
-            axis.grid(axis="x", alpha=0.3)
-            axis.set_title(f"{RELATIVE_MEASURES[measure]}, {name}", fontsize=10)
-    axes[0, 0].invert_yaxis()
-    figure.supxlabel(f"divided by the mean of {table['baseline'].iloc[0]} in the game", fontsize=10)
-    save(figure, out, "relative")
-
-
-def draw_sweep_of_game(axis: plt.Axes, study: Study, sweep: pd.DataFrame, measure: str) -> None:
-    """`measure` against k in one game: for each baseline a line with its band. A log axis has no 0: k = 0 stands at the
-    left in a grey field of its own, with a dashed line at its height across the panel."""
-    axis.set_xscale("log")
-    least = sweep.loc[sweep["k"] > 0, "k"].min()
-    ticks = {}  # place on the axis: label
-    for k, agent in zip(sweep["k"], sweep["agent"], strict=True):
-        if k > 0:
-            multiple_of_n = re.search(r"\(\d*n\)$", agent)
-            ticks[k] = f"{k:g} {multiple_of_n[0]}" if multiple_of_n else f"{k:g}"
-    for i, (baseline, rows) in enumerate(sweep.groupby("baseline", sort=False)):
-        plain = rows[rows["k"] == 0]
-        expanded = rows[rows["k"] > 0]
-        if f"IB-{baseline}(n)" in study.colours:
-            label = f"IB-{baseline}(k)"
-            colour = study.colours[f"IB-{baseline}(n)"]
-        else:
-            label = f"{baseline}(k), k > 0"
-            colour = study.colours[expanded["agent"].iloc[-1]]
-        values, low, high = (expanded[f"{measure}{end}"] for end in ("", "_low", "_high"))
-        axis.plot(expanded["k"], values, marker="o", markersize=4, color=colour, label=label)
-        axis.fill_between(expanded["k"], low, high, color=colour, alpha=0.2, linewidth=0)
-        axis.vlines(expanded["k"], low, high, color=colour, linewidth=1)  # seen where a neighbour has no interval, too
-        if len(plain):
-            values, low, high = (plain[f"{measure}{end}"] for end in ("", "_low", "_high"))
-            agent = plain["agent"].iloc[0]
-            colour = study.colours[agent]
-            label = f"{agent}, k = 0" if agent == baseline else agent
-            place = least / 4 * 1.3**i  # side by side, of several baselines
-            axis.plot([place], values, marker="D", markersize=5, linestyle="none", color=colour, label=label)
-            axis.vlines([place], low, high, color=colour)
-            axis.axhline(values.iloc[0], color=colour, linewidth=0.8, linestyle="--")
-            ticks[least / 4] = "0"
-    axis.set_xticks(list(ticks), ticks.values(), fontsize=8, rotation=90)
-    axis.minorticks_off()
-    axis.grid(alpha=0.3)
-    if least / 4 in ticks:
-        left, right = least / 7, sweep["k"].max() * 1.3
-        axis.axvspan(left, least / 2, color="black", alpha=0.07, linewidth=0)
-        axis.set_xlim(left, right)
-
-
-def draw_sweep(study: Study, sweep: pd.DataFrame, out: Path) -> None:
-    """The rows of `sweep_table`, one column a game, final score above area under the curve; six games side by side."""
-    games = list(sweep["game"].unique())
-    columns = min(6, len(games))
-    rows = 2 * math.ceil(len(games) / columns)
-    size = (max(5, 3.2 * columns), 2.6 * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained")
-    for axis in axes.flat:
-        axis.axis("off")
-    lines = {}  # label: what the legend shows
-    for i, game in enumerate(games):
-        for j, (measure, name) in enumerate(MEASURES.items()):
-            axis = axes[2 * (i // columns) + j, i % columns]
-            axis.axis("on")
-            draw_sweep_of_game(axis, study, sweep[sweep["game"] == game], measure)
-            if i % columns == 0:
-                axis.set_ylabel(name)
-            for handle, label in zip(*axis.get_legend_handles_labels(), strict=True):
-                lines.setdefault(label, handle)
-        axes[2 * (i // columns), i % columns].set_title(short(game), fontsize=10)
-    figure.legend(lines.values(), lines.keys(), loc="outside upper center", ncols=min(4, len(lines)), frameon=False)
-    figure.supxlabel("k (log axis; k = 0 set off in grey)", fontsize=10)
-    save(figure, out, "sweep")
-
-
-def draw_improvement(study: Study, table: pd.DataFrame, out: Path) -> None:
-    """The probabilities of improvement with their intervals."""
-    points = {}
-    intervals = {}
-    colours = {}
-    for row in table.to_dict("records"):
-        pair = f"{row['agent']} over {row['baseline']}"
-        points[pair] = np.array([row["probability"]])
-        intervals[pair] = np.array([[row["low"]], [row["high"]]])
-        if math.isnan(row["low"]):
-            intervals[pair][:] = row["probability"]
-        colours[pair] = study.colours[row["agent"]]
-    figure = draw_intervals(points, intervals, [""], colours, "probability of improvement (average over games)")
-    (axis,) = figure.axes
-    axis.axvline(0.5, color="black", linewidth=0.8, linestyle="--")
-    axis.set_xlim(0, 1)
-    save(figure, out, "improvement")
-
-
-def draw_changes(
-    study: Study, agent: str, baseline: str, changes: list[tuple[str, float]], human: bool, out: Path, name: str
-) -> None:
-    """Bars of the change in the final score of each game, as `score_changes` returns them."""
-    games = [short(game) for game, _ in changes]
-    values = [change for _, change in changes]
-    figure, axis = plt.subplots(figsize=(6, 1 + 0.22 * len(changes)), layout="constrained")
-    colours = [study.colours[agent if value > 0 else baseline] for value in values]
-    bars = axis.barh(range(len(changes)), values, color=colours)
-    axis.set_yticks(range(len(changes)), games)
-    axis.bar_label(bars, fmt="%+.1f", padding=2, fontsize=8)
-    axis.margins(x=0.15, y=0.01)
-    axis.axvline(0, color="black", linewidth=0.8)
-    if human and max(map(abs, values), default=0) > 1000:
-        axis.set_xscale("symlog", linthresh=10)
-    unit = "human-normalised score (percentage points)" if human else f"score (% of {baseline}'s)"
-    axis.set_xlabel(f"{agent} minus {baseline}: {unit}")
-    save(figure, out, name)
-
-
-# THE REPORT: each section writes its tables and figures into `out` and returns its lines of README.md
-
-FIGURES = {  # name: (metric, label)
-    "learning_curves": ("score_mean", "score (unclipped return)"),
-    "overestimation": ("overestimation", "overestimation (mean Q minus mean discounted return)"),
-    "action_gap": ("action_gap", "action gap (best minus second-best action-value)"),
-    "q_norm": ("q_norm", "norm of the action-values q"),
-}
-
-
-def cell(value: float, low: float = math.nan, high: float = math.nan) -> str:
-    """A number and its interval, if there is one."""
-    if math.isnan(low):
-        return f"{value:.4g}"
-    return f"{value:.4g} ({low:.4g}, {high:.4g})"
-
-
-def soft_agents(agents) -> list[str]:
-    """Those of `agents` whose action-values have the bonuses of a soft value in them."""
-    words = ("Soft", "soft", "Munchausen", "Policy gradient")
-    return [agent for agent in agents if any(word in agent for word in words)]
-
-
-def markdown(header: list[str], rows: list[list[str]]) -> str:
-    """A table."""
-    lines = [header, ["---"] * len(header), *rows]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
-
-
-def name_bands(args: Args) -> str:
-    """What `band` returns, in words."""
-    if args.interval == "minmax":
-        return "least and greatest run"
-    return "95% bootstrap intervals of the mean over runs"
-
-
-def file_name(*words: str) -> str:
-    """A name of small letters, digits and underscores: change_ib_dqn_n_dqn."""
-    return "_".join(re.sub(r"\W+", "_", word.lower()).strip("_") for word in words)
-
-
-def report_aggregates(study: Study, out: Path, args: Args) -> tuple[list[str], list[str]]:
-    """The aggregates over games with a human score: curves, final values and their table. Returns lines and notes."""
-    result, notes = aggregate(study, args)
-    if not result.games:
-        text = "No game with a human score was played by all agents: no human-normalised aggregates.\n"
-        return [text], notes
-    if not result.steps:
-        return ["The games share no evaluation step: no aggregates over them.\n"], notes
-    draw_aggregate_curves(study, result, out)
-    draw_aggregates(study, result, out)
-    table = aggregate_table(result)
-    table.to_csv(out / "aggregates.csv", index=False)
-
-    runs = ", ".join(f"{count} of {agent}" for agent, count in result.runs.items())
-    lines = [f"Over {len(result.games)} game(s) at {result.steps[-1]:,} agent steps; runs a game: {runs}."]
-    if result.bootstrapped:
-        lines.append(f"In brackets 95% stratified bootstrap intervals over runs ({args.reps:,} resamples).")
-    else:
-        lines.append("One run a game: no intervals.")
-    rows = []
-    for row in table.to_dict("records"):
-        cells = [cell(row[name], row[f"{name} low"], row[f"{name} high"]) for name in AGGREGATES]
-        rows.append([row["agent"], *cells])
-    lines += ["", markdown(["agent", *AGGREGATES], rows)]
-    lines += ["![Human-normalised score against agent steps](normalised_curves.png)", ""]
-    lines += ["![Final aggregates with intervals](aggregates.png)", ""]
-    return lines, notes
-
-
-def report_relative(study: Study, out: Path, args: Args) -> tuple[list[str], list[str]]:
-    """The aggregates over games without a human score: figure and table. Returns lines, none if there is nothing to
-    aggregate, and notes."""
-    table, notes = relative_table(study, args)
-    if table.empty:
-        return [], notes
-    draw_relative(study, table, out)
-    table.to_csv(out / "relative.csv", index=False)
+def report_relative(report: Report, study: Study, args: Args) -> None:
+    """Over games without a human score: figure and table of the aggregates relative to a baseline."""
     baseline = args.relative_to
-    games = table["games"].iloc[0]
-    runs = ", ".join(f"{row['runs']} of {row['agent']}" for row in table.drop_duplicates("agent").to_dict("records"))
-    lines = [
-        f"## Relative to {baseline}",
-        "",
-        f"Divided by the mean of {baseline} in the game, over {games} games without a human score;",
-        f"runs a game: {runs}.",
+    games = [game for game in study.common(baseline) if game not in HUMAN]
+    measures = ["final_score", "auc", "overestimation"]
+    # Resampled, runs of which one scored 0 or less could have a mean of 0 or less, by which nothing can be divided
+    least = {game: min(study.final(game, baseline)[name].min() for name in measures[:2]) for game in games}
+    for game in [game for game in games if least[game] <= 0]:
+        reason = f"a run of {baseline} scored 0 or less there"
+        report.notes.append(f"{game} is left out of the scores relative to {baseline}: {reason}.")
+        games.remove(game)
+    if len(games) < 2 or len(study.agents) < 2:
+        return
+    agents = [agent for agent in study.agents if set(games) <= set(study.common(agent))]
+    over = [study.rectangle(agent, games, "overestimation") for agent in agents]
+    if min(map(len, over)) == 0 or study.rectangle(baseline, games, "overestimation").min() <= 0:
+        report.notes.append(
+            f"No overestimation relative to {baseline}: in one of its runs it is not above 0, or unknown."
+        )
+        measures.remove("overestimation")
+    if missing := [agent for agent in study.agents if agent not in agents]:
+        report.notes.append(f"Without runs in all games of {baseline}, left out relative to it: {', '.join(missing)}.")
+    rows, notes = aggregate_table(study, games, measures, args, baseline)
+    report.notes += notes
+    report.lines += [f"## Relative to {baseline}", "", say_aggregates(rows)]
+    report.lines += [f"Divided by the mean of {baseline} in the game; its own row compares two draws of its runs.", ""]
+    report.table("relative", rows, ["agent", "measure", *AGGREGATES[:3]])
+    label = f"divided by the mean of {baseline} in the game"
+    draw = lambda: draw_intervals(study, rows, AGGREGATES[:3], label, 1.0)  # noqa: E731
+    report.figure("relative", f"Scores relative to {baseline} with intervals", draw)
+
+
+def report_sweep(report: Report, study: Study, games: list[dict]) -> None:
+    """The sweeps over k, of bases with three values of k in a game: figure and table of the best."""
+    rows = [row | {"base": study.base[row["agent"]]} for row in games]
+    values = Counter((row["game"], row["base"]) for row in rows)
+    sweep = [row for row in rows if values[row["game"], row["base"]] >= 3]
+    if not sweep:
+        return
+    report.lines += ["## Sweep over k", ""]
+    report.lines += [
+        "The best k has the greatest mean over runs, which tends to be too great, as the greatest of several."
     ]
-    if table["mean low"].notna().any():
-        lines += [
-            f"In brackets 95% stratified bootstrap intervals ({args.reps:,} resamples) over the runs of the agent and",
-            f"those of {baseline}. The row of {baseline} compares its runs with another draw of the same runs:",
-            "so far from 1 an agent may come that is no different.",
-        ]
-    else:
-        lines.append(f"No intervals without two runs a game of {baseline} and of another agent.")
-    soft = soft_agents(table["agent"].unique())
-    if soft and "overestimation" in table["measure"].values:
-        lines.append(f"The values of {', '.join(soft)} are soft: their overestimation need not be one, see below.")
-    rows = []
-    for row in table.to_dict("records"):
-        cells = [cell(row[name], row[f"{name} low"], row[f"{name} high"]) for name in AGGREGATES[:3]]
-        rows.append([row["agent"], RELATIVE_MEASURES[row["measure"]], *cells])
-    lines += ["", markdown(["agent", "of", *AGGREGATES[:3]], rows)]
-    lines += [f"![Scores relative to {baseline} with intervals](relative.png)", ""]
-    return lines, notes
+    report.lines += ["It is not shown to be better than k whose intervals overlap; one run has no interval.", ""]
+    columns = ["game", "measure", "best_k", "agent", "runs", "mean", "within_the_interval_of_k"]
+    report.table("best_k", best_table(sweep), columns)
+    caption = "Final score and area under the curve against k, one panel a game"
+    report.figure("sweep", caption, lambda: draw_sweep(study, sweep))
 
 
-def report_sweep(study: Study, games: pd.DataFrame, out: Path, args: Args) -> list[str]:
-    """The sweeps over k: figure and tables of every k and of the best; no lines if there is no sweep."""
-    sweep = sweep_table(study, games)
-    if sweep.empty:
-        return []
-    draw_sweep(study, sweep, out)
-    sweep.to_csv(out / "sweep.csv", index=False)
-    best = best_table(sweep)
-    best.to_csv(out / "best_k.csv", index=False)
-    rows_of_best = []
-    for row in best.to_dict("records"):
-        mean = cell(row["mean"], row["low"], row["high"])
-        within = row["within_the_interval_of"] or "none"
-        words = [short(row["game"]), MEASURES[row["measure"]], f"{row['best_k']:g}", row["agent"], str(row["runs"])]
-        rows_of_best.append([*words, mean, within])
-    rows_of_all = []
-    for row in sweep.to_dict("records"):
-        cells = [cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) for name in MEASURES]
-        rows_of_all.append([short(row["game"]), f"{row['k']:g}", row["agent"], str(row["runs"]), *cells])
-    return [
-        "## Sweep over k",
-        "",
-        "The best k is the one with the greatest mean over runs. Where its interval overlaps those of other k it is",
-        "within the interval of these, and not shown to be better; one run has no interval and shows nothing. The",
-        f"greatest of several means tends to be too great. Brackets and bands are the {name_bands(args)}.",
-        "",
-        markdown(["game", "of", "best k", "agent", "runs", "mean", "within the interval of k"], rows_of_best),
-        "![Final score and area under the curve against k, one panel a game](sweep.png)",
-        "",
-        markdown(["game", "k", "agent", "runs", *MEASURES.values()], rows_of_all),
-    ]
-
-
-def report_sparsity(study: Study, out: Path, args: Args) -> list[str]:
-    """Score and sparsity of the agents that prune: two figures; no lines if there is no such agent."""
-    if not study.having("sparsity")[0]:
-        return []
-    draw_sparsity_curves(study, out, args)
-    draw_final_sparsity(study, out, args)
-    return [
-        "## Sparsity",
-        "",
-        "The share of the evaluated network's weights that are zero. Biases do not count; the layer has no weights.",
-        f"Small points are runs, large ones means over runs, bands and bars the {name_bands(args)}.",
-        "",
-        "![Score and sparsity against agent steps, one column a game](sparsity_curves.png)",
-        "",
-        "![Final score against final sparsity, one panel a game](final_sparsity.png)",
-        "",
-    ]
-
-
-def report_pairs(study: Study, out: Path, args: Args) -> list[str]:
+def report_pairs(report: Report, study: Study, args: Args) -> None:
     """Every agent against its baseline: the probability of improvement, and the change in each game."""
-    table = improvement_table(study, args)
-    if table.empty:
-        return ["No agent has a baseline here to compare it with.\n"]
-    table.to_csv(out / "improvement.csv", index=False)
-    draw_improvement(study, table, out)
-    rows = []
-    for row in table.to_dict("records"):
-        probability = cell(row["probability"], row["low"], row["high"])
-        counts = [str(row[name]) for name in ("games", "runs", "baseline_runs")]
-        rows.append([f"{row['agent']} over {row['baseline']}", probability, *counts])
-    lines = [markdown(["", "probability of improvement", "games", "runs a game", "of the baseline"], rows)]
-    lines += [
-        "Of each agent as many runs a game count as it has in every one of the games. Intervals of few runs are too",
-        "narrow; one without any width, such as 1 (1, 1), is no certainty.",
+    rows = improvement_table(study, args)
+    if not rows:
+        return
+    report.lines += ["## Against the baseline", ""]
+    columns = ["agent", "baseline", "measure", "probability", "games", "runs", "baseline_runs"]
+    report.table("improvement", rows, columns)
+    draw = lambda: draw_intervals(study, rows, ["probability"], "probability of improvement", 0.5)  # noqa: E731
+    report.figure("improvement", "Probability of improvement", draw)
+    for human, name, unit in (
+        (True, "changes", "human-normalised points"),
+        (False, "changes_raw", "% of the baseline's"),
+    ):
+        pairs = {(row["agent"], row["baseline"]): None for row in rows}
+        changes = {pair: score_changes(study, *pair, human) for pair in pairs}
+        changes = {pair: bars for pair, bars in changes.items() if bars}
+        if changes:
+            draw = lambda changes=changes, unit=unit: draw_changes(study, changes, unit)  # noqa: E731
+            report.figure(name, "Change in final score from the baseline, game by game", draw)
+
+
+def report_games(report: Report, study: Study, games: list[dict], soft: set[str], args: Args) -> None:
+    """Every game: the figures, and the table `games` of `game_table`."""
+    report.lines += [
+        "## Game by game",
         "",
-    ]
-    lines += ["![Probability of improvement](improvement.png)", ""]
-    for agent, baseline in zip(table["agent"], table["baseline"], strict=True):
-        games = common_games(study, agent, baseline)
-        with_human = [game for game in games if game in HUMAN]
-        without_human = [game for game in games if game not in HUMAN]
-        for part, human in ((with_human, True), (without_human, False)):
-            if not part:
-                continue
-            words = ["change", agent, baseline]
-            if not human:
-                words.append("raw")
-            name = file_name(*words)
-            changes = score_changes(study, agent, baseline, part)
-            if changes:
-                draw_changes(study, agent, baseline, changes, human, out, name)
-                lines += [f"![Change in final score from {baseline} to {agent}, game by game]({name}.png)", ""]
-            without = [short(game) for game in part if game not in dict(changes)]
-            if without:
-                lines += [
-                    f"No change from {baseline} to {agent} in percent where {baseline} scored 0: {', '.join(without)}.",
-                    "",
-                ]
-    return lines
-
-
-def report_games(study: Study, games: pd.DataFrame, out: Path, args: Args) -> list[str]:
-    """Every game: the figures, that of the norm if runs have it, and the table `games` of `game_table`."""
-    lines = []
-    for name, (metric, label) in FIGURES.items():
-        if not study.having(metric)[0]:
-            continue
-        draw_games(study, metric, label, out, name, args)
-        caption = f"{label[0].upper()}{label[1:]} against agent steps, one panel a game"
-        lines += [f"![{caption}]({name}.png)", ""]
-    games.to_csv(out / "games.csv", index=False)
-    names = ["final_score", "auc", *VALUE_METRICS, *OPTIONAL, "human_normalised"]
-    names = [name for name in names if name in games]
-    rows = []
-    for row in games.to_dict("records"):
-        cells = []
-        for name in names:
-            known = math.isfinite(row[name])
-            cells.append(cell(row[name], row[f"{name}_low"], row[f"{name}_high"]) if known else "")
-        rows.append([short(row["game"]), row["agent"], str(row["runs"]), f"{row['steps']:,}", *cells])
-    header = ["game", "agent", "runs", "steps"] + [name.replace("_", " ") for name in names]
-    lines.append(markdown(header, rows))
-
-    text = [f"Lines are means over runs, bands and brackets the {name_bands(args)}."]
-    if any(len(seeds) == 1 for seeds in study.seeds.values()):
-        text.append("Where there is one run there is no band.")
-    text += [
         "Final score, overestimation and action gap are those of the last evaluation that all runs of a game share;",
         "`auc` is the mean score over all shared evaluations. Overestimation is the mean action-value minus the mean",
         "discounted return, both over the evaluated episodes.",
     ]
-    if soft_agents(study.agents):
-        text += [
-            "With a soft value Q has the bonuses of the steps in it and the return has not: for these agents the",
-            "difference need not be an overestimation.",
+    if soft:
+        report.lines.append(f"Of {', '.join(sorted(soft))} it holds the bonuses of a soft value, and need not be one.")
+    report.lines.append("")
+    for metric, (name, label) in FIGURES.items():
+        if study.having(metric)[0]:
+            caption = f"{label[0].upper()}{label[1:]} against agent steps, one panel a game"
+            draw = lambda metric=metric, label=label: draw_games(study, metric, label, args)  # noqa: E731
+            report.figure(name, caption, draw)
+    if study.having("sparsity")[0]:
+        caption = "Final score against final sparsity, one panel a game: small points are runs, large ones means"
+        report.figure("final_sparsity", caption, lambda: draw_final_sparsity(study, args))
+    measures = [name for name in games[0] if f"{name}_low" in games[0]]
+    report.table("games", games, ["game", "agent", "runs", "steps", *measures])
+
+
+def report_intervals(report: Report, study: Study, args: Args) -> None:
+    """What bands and brackets are: said once."""
+    report.lines += ["## Intervals", ""]
+    seeds = {study.seeds(*place) for place in study.curves}
+    if args.interval == "minmax":
+        report.lines.append("Bands and brackets of a game reach from the least run to the greatest.")
+    elif max(seeds) > 2:
+        report.lines.append("Bands and brackets of a game are 95% intervals of the mean over runs (Student's t).")
+    if 2 in seeds and args.interval != "minmax":
+        report.lines.append("Of two runs a band holds both; it is no confidence interval.")
+    if 1 in seeds:
+        report.lines.append("One run has no band.")
+    if {"aggregates", "relative"} & set(report.tables):
+        report.lines += [
+            "Over games, mean and optimality gap have a 95% t interval, with the standard error of independent games",
+            "and Satterthwaite's degrees of freedom; median and IQM that of a stratified bootstrap",
+            f"({args.reps:,} resamples), widened for few runs. Simulated with 3 to 10 runs a game, the intervals hold the",
+            "true value in 94% of studies or more if scores are normal; if a fifth of the runs fail, in 87% over games",
+            "and in as few as 71% of one game.",
         ]
-    if "q_norm" in games:
-        text.append("`q_norm` is the mean norm of q over that evaluation's states, of the runs that measured it.")
-    return [*text, "", *lines]
+    if "improvement" in report.tables:
+        report.lines += ["The probability of improvement has Wilson's, with the variance that it has of equal agents."]
+    report.lines.append("An interval is cut where the quantity is bounded.")
+
+
+# MAIN
+
+
+def check(args: Args) -> None:
+    """End the program where the flags cannot work."""
+    for root in args.runs:
+        if not Path(root).is_dir():
+            fail(f"{root} is no folder; name the one that holds the runs, such as runs")
+    if args.reps < 1:
+        fail(f"--reps {args.reps} must be at least 1")
+    if args.seed < 0:
+        fail(f"--seed {args.seed} must be at least 0")
+    page = Path(args.out) / "README.md"
+    try:
+        (page.parent / UNFINISHED).mkdir(parents=True, exist_ok=True)
+        text = page.read_text(errors="replace") if page.exists() else ""
+    except OSError as error:
+        fail(f"--out {args.out} cannot be written to ({error.strerror}); name a folder that can")
+    if text and not text.startswith("# Report\n") and not args.forest:
+        fail(f"--out {args.out} holds a README.md that is no report and would be lost; name another folder")
+
+
+def warn(notes: list[str]) -> None:
+    for note in notes:
+        print("warning:", note, file=sys.stderr)
+
+
+def make_forest(args: Args) -> None:
+    """`--forest`: forest.png, forest.svg, forest.csv and forest.md."""
+    rows, notes = forest_table(args)
+    warn(notes)
+    if not rows:
+        fail(f"no agent has played a game both with k = {args.k} and without the layer")
+    report = Report([forest_markdown(rows)], tables={"forest": rows}, figures={"forest": lambda: draw_forest(rows)})
+    report.write(Path(args.out), "forest.md")
+    print(f"{args.out}/forest.png: {count(len({row['label'] for row in rows}), 'row')}")
+
+
+def make_report(args: Args) -> None:
+    """README.md, tables and figures."""
+    print(f"reading {', '.join(args.runs)}", flush=True)
+    runs, notes = read_runs(args.runs)
+    study, more_notes = compare(runs)
+    notes += more_notes
+    if not study.games:
+        warn(notes)
+        fail(f"{' '.join(args.runs)} holds no {'runs that can be compared' if runs else 'run with an evaluation'}")
+    if args.relative_to not in ("DQN", *study.agents):
+        fail(f"--relative-to {args.relative_to!r} is none of the agents: {', '.join(study.agents)}")
+    report = Report(notes=notes)
+    games = game_table(study, args)
+    report_aggregates(report, study, args)
+    report_relative(report, study, args)
+    report_sweep(report, study, games)
+    report_pairs(report, study, args)
+    report_games(report, study, games, {run.agent for run in runs if run.settings.get("temperature")}, args)
+    report_intervals(report, study, args)
+    warn(report.notes)
+
+    seeds = sorted({study.seeds(*place) for place in study.curves})
+    each = f"{seeds[0]} to {count(seeds[-1], 'seed')}" if len(seeds) > 1 else count(seeds[0], "seed")
+    total = f"{count(sum(study.seeds(*place) for place in study.curves), 'run')}, {count(len(study.games), 'game')}"
+    head = ["# Report", "", f"{total}, {each} of an agent in a game: {', '.join(study.agents)}.", ""]
+    if report.notes:
+        head += ["## Notes", "", *(f"- {note}" for note in report.notes), ""]
+    out = Path(args.out)
+    for root in map(Path, args.runs):  # `benchmark.sh quick` puts the gridworld's figures beside the runs
+        figures = sorted(root.with_name("tabular").glob("*.png")) if root.name == "runs" else []
+        head += ["## Gridworld", ""] if figures else []
+        head += [f"![{path.stem}]({os.path.relpath(path, out)})\n" for path in figures]
+    report.lines = head + report.lines
+    print(f"drawing {count(len(report.figures), 'figure')} of {total}", flush=True)
+    report.write(out, "README.md")
+    print(f"{out}/README.md: {total}")
 
 
 def main() -> None:
     args = tyro.cli(Args, description=__doc__)
-    root = Path(args.runs)
-    out = Path(args.out)
-    if not root.is_dir():
-        fail(f"{args.runs} is no folder; name the one that holds the runs, such as runs")
-    if args.reps < 1:
-        fail(f"--reps {args.reps} must be at least 1")
-    if not 0 <= args.seed < 2**32:
-        fail(f"--seed {args.seed} must be at least 0 and at most {2**32 - 1}")
-    data, notes = read_runs(root)
-    study = None
-    if not data.empty:
-        study, more_notes = compare(data)
-        notes += more_notes
-    if study is None or not study.games:
-        for note in notes:
-            print("warning:", note, file=sys.stderr)
-        fail(f"{args.runs} holds no run with an evaluation; a run makes its eval.csv at its first evaluation phase")
-    if args.relative_to not in ("DQN", *study.agents):
-        fail(f"--relative-to {args.relative_to!r} is none of the agents: {', '.join(study.agents)}")
-    page = out / "README.md"
+    check(args)
     try:
-        out.mkdir(parents=True, exist_ok=True)
-        page.touch()
-        if page.stat().st_size > 0 and not page.read_text(errors="replace").startswith("# Report\n"):
-            fail(f"--out {args.out} holds a README.md that is no report and would be lost; name another folder")
-    except OSError as error:
-        fail(f"--out {args.out} cannot be written to ({error.strerror}); name a folder that can")
-
-    games = game_table(study, args)
-    of_games = report_games(study, games, out, args)
-    of_aggregates, notes_on_aggregates = report_aggregates(study, out, args)
-    of_relative, notes_on_relative = report_relative(study, out, args)
-    of_sweep = report_sweep(study, games, out, args)
-    of_sparsity = report_sparsity(study, out, args)
-    of_pairs = report_pairs(study, out, args)
-    notes += notes_on_aggregates + notes_on_relative
-
-    total = sum(len(seeds) for seeds in study.seeds.values())
-    text = ["# Report", "", f"{total} runs of {', '.join(study.agents)} on {len(study.games)} game(s).", ""]
-    if notes:
-        text += ["## Notes", "", *(f"- {note}" for note in notes), ""]
-    text += ["## Aggregates", "", *of_aggregates, *of_relative, *of_sweep, *of_sparsity]
-    text += ["## Against the baseline", "", *of_pairs]
-    text += ["## Game by game", "", *of_games]
-    page.write_text("\n".join(text))
-    for note in notes:
-        print("warning:", note, file=sys.stderr)
-    print(f"{page}: {total} runs, {len(study.games)} games")
+        if args.forest:
+            make_forest(args)
+        else:
+            make_report(args)
+    finally:
+        shutil.rmtree(Path(args.out) / UNFINISHED, ignore_errors=True)
 
 
 if __name__ == "__main__":
