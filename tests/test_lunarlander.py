@@ -298,8 +298,7 @@ def test_ids_without_a_version(env_id, name, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("k", ["0", "2"])
-def test_learns_cartpole(k, tmp_path):
+def test_learns_cartpole(tmp_path):
     """4,000 steps beat the random policy's mean score by a factor of three."""
     envs = script.GymEnvs("CartPole-v1", 10, reward_scale=1.0)
     rng = np.random.default_rng(0)
@@ -313,7 +312,7 @@ def test_learns_cartpole(k, tmp_path):
         "--env-id CartPole-v1 --total-timesteps 4000 --eval-frequency 4000 --eval-episodes 20 "
         "--exploration-steps 3000 --batch-size 64"
     )
-    run_here("lunarlander_mexp", f"{flags} --mean-scaling-coefficient {k}", cwd=tmp_path)
+    run_here("lunarlander_mexp", flags, cwd=tmp_path)
     (row,) = evaluations(run_folders(tmp_path)[0])
-    print(f"k = {k}: {row['score_mean']}, random {np.mean(scores)}")  # shown when the test fails
+    print(f"{row['score_mean']}, random {np.mean(scores)}")  # shown when the test fails
     assert float(row["score_mean"]) > 3 * np.mean(scores)

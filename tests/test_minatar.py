@@ -185,20 +185,19 @@ def test_a_checkpoint_without_the_games(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("k", ["0", "3"])
-def test_learns_breakout(k, tmp_path):
-    """60,000 steps beat the random policy's mean score by a factor of three."""
+def test_learns_breakout(tmp_path):
+    """40,000 steps beat the random policy's mean score by a factor of three."""
     envs, rng, scores = script.MinAtarEnvs("Breakout", 10), np.random.default_rng(0), []
     envs.reset(np.arange(10))
     for _ in range(1000):
         *_, done, info = envs.step(rng.integers(3, size=10))
         scores += info["score"][done].tolist()
     assert len(scores) > 300
-    flags = "--env-id Breakout --total-timesteps 60000 --eval-frequency 60000 --exploration-steps 30000 --buffer-size"
-    run("minatar_mexp", flags, f"60000 --mean-scaling-coefficient {k}", cwd=tmp_path)
+    flags = "--env-id Breakout --total-timesteps 40000 --eval-frequency 40000 --exploration-steps 20000"
+    run("minatar_mexp", flags, cwd=tmp_path)
     with open(run_folders(tmp_path)[0] / "eval.csv", newline="") as file:
         (row,) = csv.DictReader(file)
-    print(f"k = {k}: {row['score_mean']}, random {np.mean(scores)}")  # shown when the test fails
+    print(f"{row['score_mean']}, random {np.mean(scores)}")  # shown when the test fails
     assert float(row["score_mean"]) > 3 * np.mean(scores)
 
 

@@ -4,8 +4,8 @@ Measures the emulator, `action_values` and `update` alone and the real training 
 subprocess, with epsilon 0.01 so that every step needs the network). The loop's efficiency is the time that its parts
 must take, update and emulator overlapping as they may, over the time that the loop takes. With MinAtar and Gymnasium,
 whose games are stepped in Python, nothing overlaps; there a bare loop of the three parts, which drive each other out of
-the caches, is what they must take. Of a script that stacks networks the update of a stack of one and that of the script
-that it is a copy of are measured too.
+the caches, is what they must take. Of IQN the update of DQN is measured too; of a script that stacks networks that of
+the script that it is a copy of, and of a stack of one.
 All rounds alternate between the parts, the loop of the script and that of its baseline (or of k = 0), and
 medians are printed, because machines are noisy.
 
@@ -157,10 +157,11 @@ class Parts:
                 action_values = script.capture(action_values)
             return learn, action_values
 
-        self.others = {}  # updates to compare with, if the script stacks networks: of a stack of one, and its base's
-        if hasattr(script, "QNetworks"):
+        self.others = {}  # updates to compare with
+        if iqn or hasattr(script, "QNetworks"):
             base = load("minatar_mexp.py" if self.in_turn else "dqn_atari_mexp.py")
             self.others["base"], _ = bind(base)
+        if hasattr(script, "QNetworks"):
             self.others["one"], _ = bind(script)
         learn, action_values = bind(script, 5 if hasattr(script, "QNetworks") else 1)
         self.learn = learn
