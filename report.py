@@ -809,7 +809,7 @@ def make_forest(args: Args) -> Report:
             notes += study.notes if families else []
             for family, games in families.items():
                 steps = max(study.steps[game][-1] for game in games)
-                where = short(games[0]) if len(games) == 1 else count(len(games), "game")
+                where = short(games[0]) if len(games) == 1 else f"{len(games)} {family} games"
                 name = f"{base}, {Path(folder).name}: {where}, {EngFormatter(sep='')(steps)} steps"
                 for measure, here in product((*SCORE_MEASURES, "overestimation"), [*([game] for game in games), games]):
                     pairs = [[study.final(game, agent).get(measure, []) for agent in agents.values()] for game in here]
