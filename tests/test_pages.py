@@ -21,7 +21,7 @@ def test_every_report_has_a_command():
 
 @pytest.mark.parametrize("folder", COMMANDS)
 def test_committed_report(folder, tmp_path, monkeypatch):
-    """Its tables, and a figure for each name; that the figures of equal tables are equal is tested in test_report.py."""
+    """Its tables, and the names of its figures; that figures are repeated is tested in test_report.py."""
     drawn = []
     write = report.Report.write
 
