@@ -1,7 +1,6 @@
 """IBQ(k) and its gridworld: against a plain loop, by hand, by value iteration, and the committed tables."""
 
 import csv
-import re
 
 import numpy as np
 import pytest
@@ -157,14 +156,14 @@ def test_picture(monkeypatch):
         np.testing.assert_allclose(numbers, np.delete(values, 4), rtol=0, atol=0.05 + 1e-9)
 
 
-PAGE = ROOT / "docs" / "tabular" / "sarsa.md"
+FOLDER = ROOT / "docs" / "tabular"
 CSVS = {"max": "step_reward", "sarsa": "sarsa_step_reward", "expected_sarsa": "expected_sarsa_step_reward"}
 
 
 def committed(target, step_reward):
     """The rows of docs/tabular's CSV for this target and reward, by steps and k."""
     name = f"{CSVS[target]}_{'0' if step_reward == 0 else 'minus_1'}.csv"
-    with open(PAGE.parent / name, newline="") as file:
+    with open(FOLDER / name, newline="") as file:
         rows = [{name: float(value) for name, value in row.items()} for row in csv.DictReader(file)]
     return {(row["steps"], row["k"]): row for row in rows}
 
@@ -180,32 +179,6 @@ def test_committed_tables_are_of_this_code(target, step_reward):
     args = tabular.Args(target=target, step_reward=step_reward)
     episodes = episodes_of(np.array([k for _, k in cells]), alpha, range(1, 129), args, (500, 1000)).mean(0)
     assert [episodes[0, 0], episodes[0, 1], episodes[1, 2], episodes[1, 3]] == [rows[c]["episodes"] for c in cells]
-
-
-def test_tables_of_the_sarsa_page():
-    lines = []
-    for target in CSVS:
-        for k in (0.0, 3.2):
-            rows = [committed(target, -1.0)[steps, k] for steps in tabular.STEPS]
-            cells = [f"{r['episodes']:.1f} ({r['episodes_low']:.1f} to {r['episodes_high']:.1f})" for r in rows]
-            lines.append(" | ".join([f"| `{target}`", f"{k:g}", *cells]) + " |")
-    for step_reward in (-1.0, 0.0):
-        for target in CSVS:
-            rows = [committed(target, step_reward)[steps, 3.2] for steps in tabular.STEPS]
-            cells = [f"{r['gain']:+.1f} ({r['gain_low']:+.1f}, {r['gain_high']:+.1f})" for r in rows]
-            lines.append(" | ".join([f"| {step_reward:g}", f"`{target}`", *cells]) + " |")
-    assert [line for line in PAGE.read_text().splitlines() if re.match(r"\|.*\d\.\d", line)] == lines
-
-
-def test_program_of_the_sarsa_page(monkeypatch):
-    """It draws the gains of the three CSVs, a panel for each checkpoint."""
-    monkeypatch.chdir(ROOT)
-    (program,) = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    panels = figure_of(monkeypatch, exec, program, {}).axes
-    for axes, steps in zip(panels, tabular.STEPS, strict=True):
-        for target, line in zip(CSVS, axes.lines, strict=False):
-            rows = [row for (at, k), row in committed(target, -1.0).items() if at == steps and k > 0]
-            np.testing.assert_allclose(line.get_xydata(), [[row["k"], row["gain"]] for row in rows], rtol=1e-12)
 
 
 def test_command(tmp_path):
