@@ -318,7 +318,11 @@ def draw_gains(table: list[dict], path: Path, args: Args) -> None:
     axes.minorticks_off()
     axes.set_xlabel("mean-scaling coefficient k")
     axes.set_ylabel(f"more episodes than {NAMES[args.target]} (%)")
-    axes.set_title(f"reward {args.step_reward:g} per step, {args.goal_reward:+g} at the goal; {args.seeds} seeds, 95%")
+    axes.set_title(
+        f"reward {args.step_reward:g} per step, {args.goal_reward:+g} at the goal\n"
+        f"mean of {args.seeds} seeds, bands: 95% bootstrap intervals of the mean",
+        fontsize=10,
+    )
     axes.legend()
     figure.savefig(path, dpi=150)
 
