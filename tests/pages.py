@@ -1,13 +1,15 @@
-"""The tables of results in the README and under docs/, made of the committed reports and runs.
+"""The tables of results in the README and under docs/, and the prose that counts, made of committed reports and runs.
 
 python tests/pages.py        prints what a page should say and does not
 python tests/pages.py --fix  writes it
 
-A table is found by its header, and all of its rows are replaced.
+A table is found by its header, a paragraph by the comment above it; all up to the next empty line is replaced.
 """
 
 import csv
+import math
 import sys
+import textwrap
 from functools import cache, partial
 from itertools import combinations, product
 from pathlib import Path
@@ -78,22 +80,6 @@ def games_table(folder, measures, games):
 
 # THE LAYER AGAINST NO LAYER, OF EVERY AGENT
 
-PAIRS = [  # label, folder under docs/, family, agent without the layer
-    ("DQN", "minatar", "MinAtar", "DQN"),
-    ("DQN, RMSprop and Huber loss", "minatar", "MinAtar", "Nature DQN"),
-    ("Munchausen-DQN", "softq", "MinAtar", "Munchausen-DQN"),
-    ("Soft DQN", "softq", "MinAtar", "Soft DQN"),
-    ("DQN, layer normalisation", "isdqn", "MinAtar", "Target-based DQN"),
-    ("the same, target-free", "isdqn", "MinAtar", "Target-free DQN"),
-    ("iS-DQN", "isdqn", "MinAtar", "iS-DQN K=9"),
-    ("EauDeQN", "eaudeqn", "MinAtar", "EauDeQN"),
-    ("the same, dense", "eaudeqn", "MinAtar", "Dense DQN"),
-    ("PolyPrune", "eaudeqn", "MinAtar", "PolyPrune"),
-    ("IQN", "iqn", "MinAtar", "IQN"),
-    ("DQN, LunarLander", "lunarlander", "Lunar Lander", "DQN"),
-    ("DQN, Atari Breakout", "atari", "Atari", "DQN"),
-]
-
 
 @cache
 def forest():
@@ -110,44 +96,76 @@ def seeds_of(rows):
     return " to ".join(str(n) for n in dict.fromkeys([numbers[0], numbers[-1]]))
 
 
+def layer_rows():
+    """Label and rows of every agent in forest.csv, named and ordered as in forest.png."""
+    return {agent + ("" if family == "MinAtar" else f", {family}"): of for (_, family, agent), of in forest().items()}
+
+
+def minatar_rows():
+    """Those of README's table. A score of PolyPrune, near zero, says nothing."""
+    return {label: rows for label, rows in layer_rows().items() if "," not in label and label != "PolyPrune"}
+
+
+def ratio_cell(row):
+    """A ratio of two means, bold and with an arrow where the seeds separate; "–" where report.py gives none."""
+    text = "–" if np.isnan(row["ratio"]) else f"{row['ratio']:.2f}"
+    return f"**{text} {'↑' if row['with'] > row['without'] else '↓'}**" if row["separate"] else text
+
+
 def layer_table():
-    """Ratios of the means with the layer and without it in each game, bold where the seeds separate."""
+    """Ratios of the means with the layer and without it in each game: the score above, overestimation below."""
     lines = []
-    for label, *key in PAIRS:
-        if key[1] == "Lunar Lander" or key[2] == "PolyPrune":
-            continue  # a score below 0 has no ratio; a score of 0.5 says nothing
-        rows = forest().get(tuple(key))
-        if rows is None:
-            lines.append([label, "", "no run yet", *[""] * len(GAMES)])
-            continue
-        cells = []
-        for game in (ATARI if key[1] == "Atari" else GAMES).values():
-            of_game = [rows.get((game, measure)) for measure in SCORES]
-            texts = ["–" if np.isnan(row["ratio"]) else f"{row['ratio']:.2f}" for row in of_game if row is not None]
-            pairs = zip(texts, of_game, strict=False)
-            cells.append(", ".join(f"**{text}**" if row["separate"] and text != "–" else text for text, row in pairs))
-        if key[1] == "Atari":
-            cells = ["", cells[0], "", "", ""]
-        lines.append([label, f"{next(iter(rows.values()))['steps']:,}", seeds_of(rows.values()), *cells])
-    lines.append(["DQN, Atari, the paper's length", "50,000,000", "not run", *[""] * len(GAMES)])
-    return markdown(["layer / without", "steps", "seeds", *GAMES], lines)
+    for label, rows in minatar_rows().items():
+        cells = [[rows[game, m] for m in SCORES if (game, m) in rows] for game in GAMES.values()]
+        steps = f"{next(iter(rows.values()))['steps']:,}"
+        start = [label, steps, seeds_of(rows.values()), "score<br>overestimation"]
+        lines.append([*start, *["<br>".join(map(ratio_cell, cell)) for cell in cells]])
+    return markdown(["agent", "steps", "seeds", "with / without", *GAMES], lines)
+
+
+def paragraph(name, text):
+    """Prose made of numbers: a comment, by which it is found, and the lines below it."""
+    return [f"<!-- tests/pages.py: {name} -->", *textwrap.wrap(text, 120, break_on_hyphens=False)]
+
+
+def missing():
+    """What has not been run."""
+    return "Atari at the paper's length" + ("" if "IQN" in layer_rows() else ", IQN on MinAtar")
+
+
+def counts():
+    """In how many cells of README's table the seeds separate, and what has no column or row there."""
+    texts = []
+    for measure, label in {**LABELS, "auc": "area under the curve (not shown)"}.items():
+        rows = [
+            row for of in minatar_rows().values() for (game, m), row in of.items() if m == measure and game != "all"
+        ]
+        if rows:
+            up, down = [sum(row["separate"] and (row["with"] > row["without"]) == so for row in rows) for so in (1, 0)]
+            seeds = [(int(row["runs_with"]), int(row["runs_without"])) for row in rows]
+            texts.append(f"{label} {up} ↑, {down} ↓")
+    chance = sum(2 / math.comb(ours + theirs, ours) for ours, theirs in seeds)
+    rows = layer_rows()["DQN, Atari"]
+    atari = [f"{LABELS[m]} {ratio_cell(rows['ALE/Breakout-v5', m])}" for m in LABELS if ("all", m) in rows]
+    steps, runs = rows["all", "auc"]["steps"], seeds_of(rows.values())
+    text = f"Arrows in {len(seeds)} cells: {'; '.join(texts)}; by chance alone about {chance:.0f} a measure. "
+    text += f"Atari's Breakout, {steps:,} steps, {runs} seeds: {', '.join(atari)}. Not run: {missing()}."
+    return paragraph("counts", text)
 
 
 def forest_table():
     """The means over games of the same ratios, with their intervals."""
     lines = []
-    for label, *key in PAIRS:
-        rows = forest().get(tuple(key))
-        if rows is None:
-            continue
+    for label, rows in layer_rows().items():
         games = {game for game, _ in rows} - {"all"}
-        (shown,) = games if len(games) == 1 else ["all"]
         cells = []
         for measure in ("final_score", "auc", "overestimation"):
-            ratio, low, high = rows[shown, measure][["ratio", "ratio_low", "ratio_high"]]
+            ratio, low, high = rows["all", measure][["ratio", "ratio_low", "ratio_high"]]
             cells.append("–" if np.isnan(ratio) else f"{ratio:.2f} ({low:.2f}, {high:.2f})")
         lines.append([label, str(len(games)), seeds_of(rows.values()), *cells])
-    header = ["layer / without", "games", "seeds", "final score", "area under the curve", "overestimation"]
+    if "IQN" not in layer_rows():
+        lines.append(["IQN", "", "not run", "", "", ""])
+    header = ["with / without", "games", "seeds", "final score", "area under the curve", "overestimation"]
     return markdown(header, lines)
 
 
@@ -237,30 +255,35 @@ def values_table():
 # THE PAGES
 
 
-def evaluation_table(title, folder, agents, columns, evaluation=-1):
-    """Columns of eval.csv at one evaluation: mean, least and greatest seed on two games."""
+def evaluation_table(title, folder, agents, columns, games=TWO):
+    """Columns of eval.csv, each at one evaluation: mean, least and greatest seed."""
     lines = []
     for label, exp_name in agents.items():
         cells, numbers = [], set()
-        for column in columns.values():
-            for env_id in TWO.values():
+        for column, evaluation in columns.values():
+            for env_id in games.values():
                 paths = (ROOT / "docs" / folder).glob(f"{env_id}__{exp_name}__*/eval.csv")
                 values = [pd.read_csv(path)[column].iloc[evaluation] for path in paths]
                 numbers.add(len(values))
                 cells.append(f"{number(np.mean(values))} ({number(min(values))}, {number(max(values))})")
         (seeds,) = numbers
         lines.append([label, str(seeds), *cells])
-    return markdown([title, "seeds", *[f"{label}, {game}" for label in columns for game in TWO]], lines)
+    header = [f"{label}, {game}" if len(games) > 1 else label for label in columns for game in games]
+    return markdown([title, "seeds", *header], lines)
 
 
 SOFT = {"Soft DQN": "minatar_softq", "IB-Soft DQN(n)": "minatar_softq_mexp"}
 SOFT |= {"Munchausen-DQN": "minatar_munchausen", "IB-Munchausen-DQN(n)": "minatar_munchausen_mexp"}
-SOFTNESS = {"entropy": "entropy", "gap / tau": "gap_over_temperature"}
+SOFTNESS = {"entropy": ("entropy", -1), "gap / tau": ("gap_over_temperature", -1)}
 HEADS = {"Target-based DQN": "minatar_targetbased", "IB-Target-based DQN(n)": "minatar_targetbased_mexp"}
 HEADS |= {"Target-free DQN": "minatar_targetfree", "IB-Target-free DQN(n)": "minatar_targetfree_mexp"}
 HEADS |= {"iS-DQN K=9": "minatar_isdqn", "IB-iS-DQN K=9(n)": "minatar_isdqn_mexp"}
-EARLY = {"overestimation": "overestimation"}
+EARLY = {"100,000 steps": ("overestimation", 0), "200,000": ("overestimation", 1)}
 PRUNED = {"EauDeQN": "minatar_eaudeqn", "IB-EauDeQN(n)": "minatar_eaudeqn_mexp", "EauDeQN-32": "minatar_eaudeqn_w32"}
+SPARSITY = {"150,000 steps": ("sparsity", 2), "500,000": ("sparsity", -1)}
+BREAKOUT = {"Breakout": ATARI["Breakout"]}
+ON_ATARI = {"DQN": "dqn_atari", "IB-DQN(n)": "dqn_atari_mexp"}
+VALUES = {"200,000 steps": ("overestimation", 3), "400,000": ("overestimation", 7), "600,000": ("overestimation", 11)}
 
 
 def distances_table():
@@ -305,22 +328,26 @@ def relative_table(folder, baseline="DQN"):
 
 TABLES = [  # page, what makes its table
     ("README.md", layer_table),
+    ("README.md", counts),
     ("docs/evidence.md", forest_table),
     ("docs/minatar/README.md", primary_table),
     ("docs/minatar/README.md", partial(relative_table, "minatar")),
     ("docs/minatar/README.md", partial(games_table, "minatar", ["final_score"], GAMES)),
+    ("docs/minatar/README.md", partial(games_table, "minatar", ["auc"], GAMES)),
     ("docs/minatar/README.md", partial(games_table, "minatar", ["overestimation"], GAMES)),
+    ("docs/minatar/README.md", partial(games_table, "minatar", ["action_gap"], GAMES)),
     ("docs/softq/README.md", partial(games_table, "softq", SCORES, TWO)),
     ("docs/softq/README.md", partial(evaluation_table, "at the last evaluation", "softq", SOFT, SOFTNESS)),
     ("docs/isdqn/README.md", partial(games_table, "isdqn", SCORES, TWO)),
     ("docs/isdqn/README.md", partial(relative_table, "isdqn", "Target-based DQN")),
-    ("docs/isdqn/README.md", partial(evaluation_table, "at 100,000 steps", "isdqn", HEADS, EARLY, 0)),
+    ("docs/isdqn/README.md", partial(evaluation_table, "overestimation", "isdqn", HEADS, EARLY)),
     ("docs/eaudeqn/README.md", partial(games_table, "eaudeqn", SCORES, TWO)),
-    ("docs/eaudeqn/README.md", partial(evaluation_table, "at the end", "eaudeqn", PRUNED, {"sparsity": "sparsity"})),
+    ("docs/eaudeqn/README.md", partial(evaluation_table, "sparsity", "eaudeqn", PRUNED, SPARSITY)),
     ("docs/eaudeqn/README.md", partial(relative_table, "eaudeqn", "Dense DQN")),
     ("docs/online/README.md", partial(games_table, "online", ["final_score", "auc"], ONLINE)),
     ("docs/online/README.md", distances_table),
-    ("docs/atari/README.md", partial(games_table, "atari", list(LABELS)[:4], {"Breakout": ATARI["Breakout"]})),
+    ("docs/atari/README.md", partial(games_table, "atari", list(LABELS)[:4], BREAKOUT)),
+    ("docs/atari/README.md", partial(evaluation_table, "overestimation", "atari", ON_ATARI, VALUES, BREAKOUT)),
     ("docs/gpu/README.md", partial(games_table, "gpu", SCORES, ATARI)),
     ("docs/lunarlander/README.md", partial(sweep_table, "lunarlander", list(LABELS))),
     ("docs/tabular/README.md", gains_table),
@@ -339,7 +366,7 @@ def problems(fix=False, tables=TABLES, root=ROOT):
             found.append(f"{path} has {len(places)} tables with the header {lines[0]}")
             continue
         (start,) = places
-        end = next(i for i in range(start, len(page)) if not page[i].startswith("|"))
+        end = page.index("", start)
         if fix:
             page[start:end] = lines
             (root / path).write_text("\n".join(page))

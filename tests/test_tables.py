@@ -34,6 +34,17 @@ def test_a_wrong_table_is_found_and_mended(tmp_path):
     assert "0 tables with the header | k | reward -1" in found
 
 
+@pytest.mark.parametrize("run", [False, True])
+def test_a_row_appears_with_its_runs(run, monkeypatch):
+    rows = {key: of for key, of in pages.forest().items() if "IQN" not in key}
+    if run:
+        rows["iqn", "MinAtar", "IQN"] = rows["minatar", "MinAtar", "DQN"]
+    monkeypatch.setattr(pages, "forest", lambda: rows)
+    (evidence,) = [line for line in pages.forest_table() if line.startswith("| IQN |")]
+    assert ("| not run |" in evidence) == ("IQN on MinAtar" in " ".join(pages.counts())) == (not run)
+    assert sum(line.startswith("| IQN |") for line in pages.layer_table()) == run
+
+
 @pytest.mark.slow
 def test_forest(tmp_path):
     """The numbers behind docs/evidence.md's first figure are those of the runs, by the page's command."""
