@@ -3,134 +3,47 @@
 # started with --resume, so finished runs are skipped and killed ones continue from their checkpoint.
 set -u -o pipefail
 
-usage() {
-  sed -e "s/AGENTS_OF_ALE/$(agents_of ALE)/" -e "s/AGENTS_OF_MINATAR/$(agents_of MinAtar)/" \
-    -e "s/AGENTS_OF_GYM/$(agents_of Gym)/" -e '/^agents of/s/,/, /g' <<'TEXT' | fold -s -w 120
-usage: bash benchmark.sh SUITE [options] [-- EXTRA]
+# AGENTS, listed here and nowhere else: games, name, k, script and flags. --agents and --exp-name take the name, which
+# gets minatar_ before it with MinAtar; GAMES in a script is atari or minatar. k is what the script has by itself: with
+# 0 a second agent, NAME_mexp, has k = n; with - there is no layer to which --k could give a k.
+table='
+Atari          dqn              -  dqn_atari.py
+Atari          dqn_mexp         n  dqn_atari_mexp.py
+Atari          iqn              -  iqn_atari.py
+Atari          iqn_mexp         n  iqn_atari_mexp.py
+MinAtar        dqn              -  minatar_mexp.py --mean-scaling-coefficient 0
+MinAtar        mexp             n  minatar_mexp.py
+MinAtar        iqn              0  related/iqn_minatar.py
+LunarLander    lunarlander      n  lunarlander_mexp.py
+Atari,MinAtar  nature           0  related/nature_dqn_GAMES.py
+Atari,MinAtar  dueling          -  related/dueling_GAMES.py
+Atari,MinAtar  rdq              -  related/dueling_GAMES.py --rdq-beta 0.001
+Atari,MinAtar  softq            0  related/softq_GAMES.py
+Atari,MinAtar  munchausen       0  related/softq_GAMES.py --munchausen 0.9 --entropy-form entropy
+Atari,MinAtar  softq_online     -  related/softq_online_GAMES.py --method q
+Atari,MinAtar  softq_pg         -  related/softq_online_GAMES.py --method pg
+Atari,MinAtar  isdqn            0  related/isdqn_GAMES.py
+Atari,MinAtar  isdqn1           0  related/isdqn_GAMES.py --num-iterations 1
+Atari,MinAtar  targetfree       0  related/isdqn_GAMES.py --num-iterations 0
+Atari,MinAtar  targetbased      0  related/isdqn_GAMES.py --num-iterations 1 --target-network
+Atari,MinAtar  targetfree_noln  0  related/isdqn_GAMES.py --num-iterations 0 --no-layer-norm
+Atari,MinAtar  eaudeqn          0  related/eaudeqn_GAMES.py
+Atari,MinAtar  eaudeqn_w32      0  related/eaudeqn_GAMES.py --width 32
+Atari          eaudeqn_w2048    0  related/eaudeqn_GAMES.py --width 2048
+MinAtar        eaudeqn_w512     0  related/eaudeqn_GAMES.py --width 512
+Atari,MinAtar  polyprune        0  related/eaudeqn_GAMES.py --method polyprune
+Atari,MinAtar  dense            0  related/eaudeqn_GAMES.py --method dense
+'
 
-SUITE            runs
-  quick          the gridworld's figures; MinAtar Space Invaders, DQN and IB-DQN, 2 seeds, 200,000 steps
-  minatar        the five MinAtar games, DQN and IB-DQN, 5 seeds, 5,000,000 steps
-  atari5         BattleZone, DoubleDunk, NameThisGame, Phoenix, Qbert; 4 agents, 5 seeds, 50,000,000 steps
-  ablation11     those of atari5, Alien, Asterix, Seaquest, SpaceInvaders, WizardOfWor, Zaxxon; the same
-  atari57        all 57 games; the same
-  lunarlander    LunarLander, k of 0, 0.5, 1, 2, 4, 8, 16 and 32, 10 seeds, 100,000 steps
-
---games LIST     of the 57 Atari games or the five of MinAtar, such as Breakout,Seaquest
---agents LIST    of those of the suite's games, listed below
---k LIST         a sweep: each agent once with every k of the list, of numbers and n, 2n, 4n ..., n the number of actions
-                 of the game; agents are then those that have the layer (default: DQN's)
---seeds N|LIST   N seeds from 1 on, or a list such as 3,4 (of one: 3,)
---steps N        agent steps of every run
---workers N      runs at a time (default: the GPUs given, or else the cores)
---gpus LIST      such as 0,1: shared out among the runs at a time; not with --slurm, which gives each run its own
---out DIR        where runs, logs and report go (default: benchmark/SUITE)
---slurm OPTIONS  submit to Slurm instead, with these options of sbatch, such as "--partition=gpu --gres=gpu:1 --mem=16G"
---dry-run        print every command and stop
--- EXTRA         passed on to the scripts
-
-agents of Atari: AGENTS_OF_ALE
-agents of MinAtar: AGENTS_OF_MINATAR
-agents of LunarLander: AGENTS_OF_GYM
-TEXT
-}
-
-die() {
-  echo "error: $*" >&2
-  exit 2
-}
-
-root=$(CDPATH="" cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
-
-# AGENTS, a line each: the family of their games, the name that --agents and --exp-name give them, script and flags
-declare -A agent_scripts=(
-  [ALE/dqn]="dqn_atari.py"
-  [ALE/dqn_mexp]="dqn_atari_mexp.py"
-  [ALE/iqn]="iqn_atari.py"
-  [ALE/iqn_mexp]="iqn_atari_mexp.py"
-  [ALE/dueling]="related/dueling_atari.py"
-  [ALE/rdq]="related/dueling_atari.py --rdq-beta 0.001"
-  [ALE/eaudeqn]="related/eaudeqn_atari.py"
-  [ALE/eaudeqn_mexp]="related/eaudeqn_atari.py --mean-scaling-coefficient n"
-  [ALE/eaudeqn_w32]="related/eaudeqn_atari.py --width 32"
-  [ALE/eaudeqn_w2048]="related/eaudeqn_atari.py --width 2048"
-  [ALE/polyprune]="related/eaudeqn_atari.py --method polyprune"
-  [ALE/polyprune_mexp]="related/eaudeqn_atari.py --method polyprune --mean-scaling-coefficient n"
-  [ALE/dense]="related/eaudeqn_atari.py --method dense"
-  [ALE/dense_mexp]="related/eaudeqn_atari.py --method dense --mean-scaling-coefficient n"
-  [ALE/nature]="related/nature_dqn_atari.py"
-  [ALE/nature_mexp]="related/nature_dqn_atari.py --mean-scaling-coefficient n"
-  [ALE/softq]="related/softq_atari.py"
-  [ALE/softq_mexp]="related/softq_atari.py --mean-scaling-coefficient n"
-  [ALE/munchausen]="related/softq_atari.py --munchausen 0.9 --entropy-form entropy"
-  [ALE/munchausen_mexp]="related/softq_atari.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient n"
-  [ALE/softq_online]="related/softq_online_atari.py --method q"
-  [ALE/softq_pg]="related/softq_online_atari.py --method pg"
-  [ALE/isdqn]="related/isdqn_atari.py"
-  [ALE/isdqn_mexp]="related/isdqn_atari.py --mean-scaling-coefficient n"
-  [ALE/isdqn1]="related/isdqn_atari.py --num-iterations 1"
-  [ALE/isdqn1_mexp]="related/isdqn_atari.py --num-iterations 1 --mean-scaling-coefficient n"
-  [ALE/targetfree]="related/isdqn_atari.py --num-iterations 0"
-  [ALE/targetfree_mexp]="related/isdqn_atari.py --num-iterations 0 --mean-scaling-coefficient n"
-  [ALE/targetbased]="related/isdqn_atari.py --num-iterations 1 --target-network"
-  [ALE/targetbased_mexp]="related/isdqn_atari.py --num-iterations 1 --target-network --mean-scaling-coefficient n"
-  [ALE/targetfree_noln]="related/isdqn_atari.py --num-iterations 0 --no-layer-norm"
-  [ALE/targetfree_noln_mexp]="related/isdqn_atari.py --num-iterations 0 --no-layer-norm --mean-scaling-coefficient n"
-  [MinAtar/minatar_dqn]="minatar_mexp.py --mean-scaling-coefficient 0"
-  [MinAtar/minatar_mexp]="minatar_mexp.py"
-  [MinAtar/minatar_iqn]="related/iqn_minatar.py"
-  [MinAtar/minatar_iqn_mexp]="related/iqn_minatar.py --mean-scaling-coefficient n"
-  [MinAtar/minatar_dueling]="related/dueling_minatar.py"
-  [MinAtar/minatar_rdq]="related/dueling_minatar.py --rdq-beta 0.001"
-  [MinAtar/minatar_eaudeqn]="related/eaudeqn_minatar.py"
-  [MinAtar/minatar_eaudeqn_mexp]="related/eaudeqn_minatar.py --mean-scaling-coefficient n"
-  [MinAtar/minatar_eaudeqn_w32]="related/eaudeqn_minatar.py --width 32"
-  [MinAtar/minatar_eaudeqn_w512]="related/eaudeqn_minatar.py --width 512"
-  [MinAtar/minatar_polyprune]="related/eaudeqn_minatar.py --method polyprune"
-  [MinAtar/minatar_polyprune_mexp]="related/eaudeqn_minatar.py --method polyprune --mean-scaling-coefficient n"
-  [MinAtar/minatar_dense]="related/eaudeqn_minatar.py --method dense"
-  [MinAtar/minatar_dense_mexp]="related/eaudeqn_minatar.py --method dense --mean-scaling-coefficient n"
-  [MinAtar/minatar_nature]="related/nature_dqn_minatar.py"
-  [MinAtar/minatar_nature_mexp]="related/nature_dqn_minatar.py --mean-scaling-coefficient n"
-  [MinAtar/minatar_softq]="related/softq_minatar.py"
-  [MinAtar/minatar_softq_mexp]="related/softq_minatar.py --mean-scaling-coefficient n"
-  [MinAtar/minatar_munchausen]="related/softq_minatar.py --munchausen 0.9 --entropy-form entropy"
-  [MinAtar/minatar_munchausen_mexp]="related/softq_minatar.py --munchausen 0.9 --entropy-form entropy --mean-scaling-coefficient n"
-  [MinAtar/minatar_softq_online]="related/softq_online_minatar.py --method q"
-  [MinAtar/minatar_softq_pg]="related/softq_online_minatar.py --method pg"
-  [MinAtar/minatar_isdqn]="related/isdqn_minatar.py"
-  [MinAtar/minatar_isdqn_mexp]="related/isdqn_minatar.py --mean-scaling-coefficient n"
-  [MinAtar/minatar_isdqn1]="related/isdqn_minatar.py --num-iterations 1"
-  [MinAtar/minatar_isdqn1_mexp]="related/isdqn_minatar.py --num-iterations 1 --mean-scaling-coefficient n"
-  [MinAtar/minatar_targetfree]="related/isdqn_minatar.py --num-iterations 0"
-  [MinAtar/minatar_targetfree_mexp]="related/isdqn_minatar.py --num-iterations 0 --mean-scaling-coefficient n"
-  [MinAtar/minatar_targetbased]="related/isdqn_minatar.py --num-iterations 1 --target-network"
-  [MinAtar/minatar_targetbased_mexp]="related/isdqn_minatar.py --num-iterations 1 --target-network --mean-scaling-coefficient n"
-  [MinAtar/minatar_targetfree_noln]="related/isdqn_minatar.py --num-iterations 0 --no-layer-norm"
-  [MinAtar/minatar_targetfree_noln_mexp]="related/isdqn_minatar.py --num-iterations 0 --no-layer-norm --mean-scaling-coefficient n"
-  [Gym/lunarlander]="lunarlander_mexp.py"
-)
-# Of these --k makes sweeps; the first of each family is what it sweeps by default
-sweeps=(
-  ALE/dqn_mexp ALE/iqn_mexp ALE/nature ALE/softq ALE/munchausen ALE/isdqn ALE/isdqn1 ALE/targetfree ALE/targetbased
-  ALE/targetfree_noln
-  ALE/eaudeqn ALE/eaudeqn_w32 ALE/eaudeqn_w2048 ALE/polyprune ALE/dense
-  MinAtar/minatar_mexp MinAtar/minatar_iqn MinAtar/minatar_nature MinAtar/minatar_softq MinAtar/minatar_munchausen
-  MinAtar/minatar_eaudeqn MinAtar/minatar_eaudeqn_w32 MinAtar/minatar_eaudeqn_w512
-  MinAtar/minatar_polyprune MinAtar/minatar_dense
-  MinAtar/minatar_isdqn MinAtar/minatar_isdqn1 MinAtar/minatar_targetfree MinAtar/minatar_targetbased
-  MinAtar/minatar_targetfree_noln
-  Gym/lunarlander
-)
-
-# The agents of family `$1`, or of those that follow, such as MinAtar/minatar_mexp, the ones of family `$1`
+# The agents of games `$1`, Atari, MinAtar or LunarLander, a line each: name, k, script and flags
 agents_of() {
-  local family=$1
-  shift
-  if [ $# -eq 0 ]; then
-    set -- $(printf '%s\n' "${!agent_scripts[@]}" | sort)
-  fi
-  printf '%s\n' "$@" | sed -n "s|^$family/||p" | paste -sd,
+  while read -r games name k script; do
+    [[ ,$games, == *,"$1",* ]] || continue
+    [ "$1" != MinAtar ] || name=minatar_$name
+    script=${script/GAMES/${1,,}}
+    echo "$name $k $script"
+    [ "$k" != 0 ] || echo "${name}_mexp - $script --mean-scaling-coefficient n"
+  done <<<"$table"
 }
 
 # GAMES
@@ -142,413 +55,246 @@ atari57+=,Centipede,ChopperCommand,CrazyClimber,Defender,DemonAttack,DoubleDunk,
 atari57+=,Gopher,Gravitar,Hero,IceHockey,Jamesbond,Kangaroo,Krull,KungFuMaster,MontezumaRevenge,MsPacman,NameThisGame
 atari57+=,Phoenix,Pitfall,Pong,PrivateEye,Qbert,Riverraid,RoadRunner,Robotank,Seaquest,Skiing,Solaris,SpaceInvaders
 atari57+=,StarGunner,Surround,Tennis,TimePilot,Tutankham,UpNDown,Venture,VideoPinball,WizardOfWor,YarsRevenge,Zaxxon
+# The numbers of actions: minimal sets of MinAtar; Atari's full set has 18
+declare -A num_actions=([Atari/Skiing]=9 [MinAtar/Asterix]=5 [MinAtar/Breakout]=3 [MinAtar/Freeway]=3)
+num_actions+=([MinAtar/Seaquest]=6 [MinAtar/SpaceInvaders]=4 [LunarLander/LunarLander]=4)
 
-# The number of actions of game `$1`: the full set of Atari, the minimal sets of MinAtar
-num_actions() {
-  case $family/$1 in
-    ALE/Skiing) echo 9 ;;
-    ALE/*) echo 18 ;;
-    MinAtar/Asterix) echo 5 ;;
-    MinAtar/Breakout | MinAtar/Freeway) echo 3 ;;
-    MinAtar/Seaquest) echo 6 ;;
-    MinAtar/SpaceInvaders) echo 4 ;;
-    Gym/LunarLander) echo 4 ;;
-  esac
-}
+usage() {
+  fold -s -w 120 <<TEXT
+usage: bash benchmark.sh SUITE [options] [-- EXTRA]
 
-# RUN NUMBER `$2` OF THE LIST IN FOLDER `$1`: once more if it fails. xargs and Slurm call this; it never stops the others.
-if [ "${1-}" = __run ]; then
-  out=$2
-  number=$3
-  name=$(sed -n "$((number + 1))p" "$out/names.txt")
-  command=$(sed -n "$((number + 1))p" "$out/commands.txt")
-  [ -n "$command" ] || die "$out/commands.txt has no run $number"
-  rm -f "$out/state/failed/$name"
-  # tabular_mexp.py knows no --resume: it is skipped if this very command has made its figures before
-  tabular_command=$out/tabular/command.txt
-  if [ "$name" = tabular ]; then
-    if [ "$command" = "$(cat "$tabular_command" 2>/dev/null)" ]; then
-      touch "$out/state/done/$name"
-      exit 0
-    fi
-    rm -f "$tabular_command"
-  fi
-  if [ -n "${BENCHMARK_GPUS-}" ]; then # each place among those that run at a time has its GPU
-    IFS=, read -ra gpu_list <<<"$BENCHMARK_GPUS"
-    export CUDA_VISIBLE_DEVICES=${gpu_list[BENCHMARK_SLOT % ${#gpu_list[@]}]}
-  fi
-  echo "$name" >"$out/state/running/$number"
-  cd "$root" || exit 1
-  for attempt in 1 2; do
-    echo "[$(date '+%F %T')] attempt $attempt: $command" >>"$out/logs/$name.log"
-    if bash -c "$command" >>"$out/logs/$name.log" 2>&1; then
-      if [ "$name" = tabular ]; then
-        echo "$command" >"$tabular_command"
-      fi
-      touch "$out/state/done/$name"
-      break
-    elif [ "$attempt" = 2 ]; then
-      touch "$out/state/failed/$name"
-    fi
-  done
-  rm -f "$out/state/running/$number"
-  if [ ! -e "$out/state/done/$name" ]; then
-    exit "${BENCHMARK_FAILURE:-1}"
-  fi
-  exit 0
-fi
+quick            the gridworld's figures; MinAtar Space Invaders, DQN and IB-DQN, 2 seeds, 200,000 steps
+minatar          the five MinAtar games, DQN and IB-DQN, 5 seeds, 5,000,000 steps
+atari5           BattleZone, DoubleDunk, NameThisGame, Phoenix, Qbert; 4 agents, 5 seeds, 50,000,000 steps
+ablation11       those of atari5, Alien, Asterix, Seaquest, SpaceInvaders, WizardOfWor, Zaxxon; the same
+atari57          all 57 games; the same
+lunarlander      LunarLander, k of 0, 0.5, 1, 2, 4, 8, 16 and 32, 10 seeds, 100,000 steps
 
-# THE END, of the runs in folder `$2` with the Python `$3`: the report, the runs that failed, and whether all is done
-if [ "${1-}" = __finish ]; then
-  out=$2
-  python=$3
-  status=0
-  if ! "$python" "$root/report.py" "$out/runs" --out "$out/report"; then
-    echo "no report was made; the runs are in $out/runs" >&2
-  fi
-  while read -r name; do
-    if [ -e "$out/state/failed/$name" ]; then
-      reason=$(tac "$out/logs/$name.log" | sed '/ attempt 2: /q' | grep -m 1 -E '^[[:alnum:]_.]*[Ee]rror(: |$)')
-      echo "failed twice: $name, log $out/logs/$name.log${reason:+ ($reason)}" >&2
-      status=1
-    elif [ ! -e "$out/state/done/$name" ]; then
-      echo "not finished: $name; the same command goes on with it" >&2
-      status=1
-    elif [ "$name" = tabular ]; then
-      echo "$out/tabular: the gridworld's figures"
-    fi
-  done <"$out/names.txt"
-  exit $status
-fi
+--games LIST     of the 57 Atari games or the five of MinAtar, such as Breakout,Seaquest
+--agents LIST    of those of the suite's games, listed below
+--k LIST         a sweep: each agent with every k, numbers or n, 2n, 4n (n actions); default: DQN's agent with the layer
+--seeds N|LIST   N seeds from 1 on, or a list such as 3,4 (of one: 3,)
+--steps N        agent steps of every run
+--workers N      runs at a time (default: the GPUs given, or else the cores; with --slurm what Slurm lets run)
+--gpus LIST      such as 0,1: shared out among the runs at a time; not with --slurm, which gives each run its own
+--out DIR        where runs, logs and report go (default: benchmark/SUITE)
+--slurm OPTIONS  submit to Slurm instead, with these options of sbatch, such as "--partition=gpu --gres=gpu:1 --mem=16G"
+--dry-run        print every command and stop
+-- EXTRA         passed on to the scripts
 
-# ARGUMENTS
-suite=${1-}
-case $suite in
-  -h | --help)
-    usage
-    exit 0
-    ;;
-  quick) family=MinAtar games=SpaceInvaders seeds=2 steps=200000 ;;
-  minatar) family=MinAtar games=$minatar seeds=5 steps=5000000 ;;
-  atari5) family=ALE games=$atari5 seeds=5 steps=50000000 ;;
-  ablation11) family=ALE games=$ablation11 seeds=5 steps=50000000 ;;
-  atari57) family=ALE games=$atari57 seeds=5 steps=50000000 ;;
-  lunarlander) family=Gym games=LunarLander seeds=10 steps=100000 ;;
-  *)
-    usage >&2
-    die "SUITE '$suite' must be quick, minatar, atari5, ablation11, atari57 or lunarlander"
-    ;;
-esac
-shift
-case $family in
-  ALE) prefix=ALE/ version=v5 known_games=$atari57 agents=dqn,dqn_mexp,iqn,iqn_mexp k_list="" ;;
-  MinAtar) prefix=MinAtar/ version=v1 known_games=$minatar agents=minatar_dqn,minatar_mexp k_list="" ;;
-  Gym) prefix="" version=v3 known_games=LunarLander agents=lunarlander k_list=0,0.5,1,2,4,8,16,32 ;;
-esac
-agents_given=""
-workers=""
-gpus=""
-out="benchmark/$suite"
-slurm=""
-use_slurm=""
-dry_run=""
-while [ $# -gt 0 ] && [ "$1" != -- ]; do
-  case $1 in
-    --dry-run)
-      dry_run=yes
-      shift
-      continue
-      ;;
-    -h | --help)
-      usage
-      exit 0
-      ;;
-    --games | --agents | --k | --seeds | --steps | --workers | --gpus | --out | --slurm)
-      [ $# -ge 2 ] || die "$1 needs a value"
-      ;;
-    *) die "unknown option '$1'; see bash benchmark.sh --help" ;;
-  esac
-  case $1 in
-    --games) games=$2 ;;
-    --agents) agents=$2 agents_given=yes ;;
-    --k) k_list=$2 ;;
-    --seeds) seeds=$2 ;;
-    --steps) steps=$2 ;;
-    --workers) workers=$2 ;;
-    --gpus) gpus=$2 ;;
-    --out) out=$2 ;;
-    --slurm)
-      slurm=$2
-      use_slurm=yes
-      ;;
-  esac
-  shift 2
-done
-if [ "${1-}" = -- ]; then
-  shift
-fi
-extra=("$@")
-for word in "${extra[@]}"; do
-  flag=${word%%=*}
-  case ${flag//_/-} in
-    --env-id | --seed | --exp-name | --total-timesteps | --runs-dir | --mean-scaling-coefficient)
-      die "'$word' after -- would be that of every run; see --games, --seeds, --agents, --steps, --out and --k"
-      ;;
-  esac
-done
-words=" ${extra[*]-} "
-full_actions=yes
-if [[ ${words//_/-} == *" --no-full-action-space "* ]]; then
-  full_actions=""
-fi
-
-if [ -n "$k_list" ] && [ -z "$agents_given" ]; then
-  agents=$(agents_of "$family" "${sweeps[@]}" | cut -d, -f1)
-fi
-one_k='([0-9]+(\.[0-9]+)?|([1-9][0-9]*)?n)'
-[[ $k_list =~ ^($one_k(,$one_k)*)?$ ]] ||
-  die "--k '$k_list' must be a list of numbers, at least 0, and n, 2n, 4n ..., such as 0,1,n,4n"
-[[ ! $k_list =~ [0-9]n || -n $full_actions ]] ||
-  die "--k '$k_list': multiples of n are those of the full action space, which --no-full-action-space makes smaller"
-[[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
-[[ $seeds =~ ^[0-9]+(,[0-9]+)*,?$ && ! $seeds =~ ^0+$ ]] || die "--seeds '$seeds' must be a number of seeds, or a list such as 1,2,3"
-[[ $gpus =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die "--gpus '$gpus' must be a list such as 0,1"
-[ -z "$gpus" ] || [ -z "$use_slurm" ] || die "--gpus cannot be combined with --slurm: ask Slurm for a GPU a run, as with --slurm '--gpus=1'"
-[ -n "$out" ] || die "--out '' names no folder; try --out benchmark/$suite"
-IFS=, read -ra gpu_list <<<"$gpus"
-IFS=, read -ra game_list <<<"$games"
-IFS=, read -ra agent_list <<<"$agents"
-IFS=, read -ra ks <<<"$k_list"
-for i in "${!ks[@]}"; do
-  if [[ ${ks[i]} != *n ]]; then
-    ks[i]=$(LC_ALL=C printf '%.15g' "${ks[i]}") # 0.50 and 0.5 are one k
-  fi
-done
-if [ "${#ks[@]}" -eq 0 ]; then
-  ks=("") # no sweep: the agents' own k
-fi
-if [[ $seeds == *,* ]]; then
-  IFS=, read -ra seed_list <<<"$seeds"
-  for i in "${!seed_list[@]}"; do
-    seed_list[i]=$((10#${seed_list[i]})) # 01 and 1 are one seed
-  done
-else
-  readarray -t seed_list < <(seq "$seeds")
-fi
-if [ -z "$workers" ]; then
-  if [ "${#gpu_list[@]}" -gt 0 ]; then
-    workers=${#gpu_list[@]}
-  else
-    workers=$(nproc)
-  fi
-fi
-[[ $workers =~ ^[1-9][0-9]*$ ]] || die "--workers '$workers' must be a whole number, at least 1"
-[ "${#game_list[@]}" -gt 0 ] || die "--games names no game"
-for game in "${game_list[@]}"; do
-  [[ ,$known_games, == *,"$game",* ]] || die "--games '$games': '$game' is none of ${known_games//,/, }"
-done
-known_agents=$(agents_of "$family")
-if [ -n "$k_list" ]; then # only those that have the layer
-  known_agents=$(agents_of "$family" "${sweeps[@]}")
-fi
-[ "${#agent_list[@]}" -gt 0 ] || die "--agents names no agent"
-for agent in "${agent_list[@]}"; do
-  [[ ,$known_agents, == *,"$agent",* ]] || die "--agents '$agents': '$agent' is none of ${known_agents//,/, }${k_list:+, which are those that --k takes}"
-done
-
-# PYTHON: the active environment if it has what requirements.txt lists, or else .venv, made if need be
-suitable() {
-  "$1" - "$root/requirements.txt" >/dev/null 2>&1 <<'TEXT'
-import importlib.metadata
-import re
-import sys
-
-needed = open(sys.argv[1]).read().split("# testing")[0]
-for line in needed.splitlines():
-    name = re.match(r"[\w.-]+", line)
-    if name:
-        importlib.metadata.version(name[0])
+$(for games in Atari MinAtar LunarLander; do
+  echo "agents of $games: $(agents_of "$games" | cut -d" " -f1 | paste -sd, | sed "s/,/, /g")"
+done)
 TEXT
 }
-if [ -n "$dry_run" ] || suitable python; then
-  python=$(command -v python || echo python)
-  if [[ $python == */* && $python != /* ]]; then
-    python=$PWD/$python # a relative entry of PATH; the runs are started in another folder
-  fi
-else
-  python=$root/.venv/bin/python
-  if ! suitable "$python"; then
-    echo "making .venv from requirements.txt ..."
-    python3 -m venv "$root/.venv" && "$python" -m pip install -q -r "$root/requirements.txt" ||
-      die "no Python environment: installing requirements.txt into .venv failed (see above)"
-  fi
-fi
 
-# THE LIST: one command a run
-quote() {
-  printf '%q' "$1"
+die() { echo "error: $*" >&2; exit 2; }
+
+# ONE RUN, `$1` its name and its command, tried once more if it fails. The last line of its log says what became of it.
+# xargs and Slurm start this in shells of their own, which know `out` and `gpus`.
+run() {
+  local name=${1%% *} command=${1#* } stopped="" child status how signal attempt places log
+  log=$out/logs/$name.log
+  tell() { printf '\n[%(%F %T)T] %s: %s\n' -1 "$name" "$1" | tee -a "$log" | tail -n 1; }
+  if [ -n "$gpus" ]; then # each place among those that run at a time has its GPU
+    IFS=, read -ra places <<<"$gpus"
+    export CUDA_VISIBLE_DEVICES=${places[SLOT % ${#places[@]}]}
+  fi
+  for attempt in 1 2; do
+    tell "attempt $attempt"
+    echo "$command" >>"$log"
+    bash -c "exec env $command" >>"$log" 2>&1 & # bash heeds a trap during `wait`, not during a command
+    child=$!
+    trap 'stopped=yes; kill "$child" 2>/dev/null' TERM
+    wait "$child" 2>/dev/null
+    status=$?
+    if [ -n "$stopped" ]; then
+      how="stopped by SIGTERM"
+      if [ -n "${SLURM_JOB_ID-}" ] && scontrol show job "$SLURM_JOB_ID" | grep -q Reason=TimeLimit; then
+        how="stopped by Slurm's time limit"
+      fi
+      wait "$child" 2>/dev/null
+    elif [ "$status" = 0 ]; then
+      how="done"
+    elif signal=$([ "$status" -gt 128 ] && kill -l "$status" 2>/dev/null); then
+      how="exit status $status, SIG$signal"
+      [ "$status" != 137 ] || how+=", out of memory?"
+    else
+      how="exit status $status"
+      how+=$(tac "$log" | sed '/: attempt .$/q' | grep -m 1 -E '^[[:alnum:]_.]*[Ee]rror(: |$)' | sed 's/^/, /')
+    fi
+    tell "$how"
+    [ "$how" != "done" ] || echo "runs done in $out: $(tail -qn 1 "$out"/logs/*.log | grep -c ": done$")"
+    [[ -z $stopped && ! $status =~ ^[02]$ ]] || break # with 2 the script refuses its flags
+  done
+  return $((status != 0)) # 255 would stop xargs
 }
-out=$(realpath -m -- "$out") # one spelling of a folder: the name of Slurm's job is made of it
-names=()
-commands=()
-if [ "$suite" = quick ]; then
-  names+=(tabular)
-  flags="--k 0 0.8 3.2 12.8 --seeds 16"
-  commands+=("OMP_NUM_THREADS=1 $(quote "$python") $(quote "$root")/tabular_mexp.py $flags --out $(quote "$out/tabular")")
-fi
-for game in "${game_list[@]}"; do
-  for seed in "${seed_list[@]}"; do
-    for agent in "${agent_list[@]}"; do
-      listed=","  # the k so far, as the list has them
-      numbers="," # the same in numbers
-      for k in "${ks[@]}"; do
-        name=$agent
-        flags=""
-        if [ -n "$k" ]; then
+
+# THE END: the report, and which `runs` are not done
+finish() {
+  local name last status=0
+  "$python" "$root/report.py" "$out/runs" --out "$out/report" || echo "no report was made of $out/runs" >&2
+  for name in "${runs[@]%% *}"; do
+    last=$(tail -n 1 "$out/logs/$name.log" 2>/dev/null)
+    [[ $last != "["*" $name: done" ]] || continue
+    [[ $last == "["*" $name: "* ]] || last="$name: at work, never begun, or ended without a word"
+    echo "not finished: ${last#*] }; log $out/logs/$name.log" >&2
+    status=1
+  done
+  [ "$status" = 0 ] || echo "the same command goes on with what is not finished" >&2
+  return "$status"
+}
+
+# ARGUMENTS
+set -f # lists are taken apart at their commas, and nothing in them is a pattern
+unset agents
+root=$(CDPATH="" cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+suite=${1-} k_list="" workers="" gpus="" out=benchmark/$suite slurm="" use_slurm="" dry_run=""
+case $suite in
+  -h | --help) usage && exit ;;
+  quick) family=MinAtar games=SpaceInvaders seeds=2 steps=200000 ;;
+  minatar) family=MinAtar games=$minatar seeds=5 steps=5000000 ;;
+  atari5) family=Atari games=$atari5 seeds=5 steps=50000000 ;;
+  ablation11) family=Atari games=$ablation11 seeds=5 steps=50000000 ;;
+  atari57) family=Atari games=$atari57 seeds=5 steps=50000000 ;;
+  lunarlander) family=LunarLander games=LunarLander seeds=10 steps=100000 k_list=0,0.5,1,2,4,8,16,32 ;;
+  *) die "SUITE '$suite' must be quick, minatar, atari5, ablation11, atari57 or lunarlander; see --help" ;;
+esac
+shift
+while [ $# -gt 0 ] && [ "$1" != -- ]; do
+  case $1 in
+    --dry-run) dry_run=yes && shift && continue ;;
+    --games) games=${2-} ;;
+    --agents) agents=${2-} ;;
+    --k) k_list=${2-} ;;
+    --seeds) seeds=${2-} ;;
+    --steps) steps=${2-} ;;
+    --workers) workers=${2-} ;;
+    --gpus) gpus=${2-} ;;
+    --out) out=${2-} ;;
+    --slurm) slurm=${2-} use_slurm=yes ;;
+    *) die "unknown option '$1'; see bash benchmark.sh --help" ;;
+  esac
+  shift 2 || die "$1 needs a value"
+done
+[ $# -eq 0 ] || shift
+extra=$([ $# -eq 0 ] || printf ' %q' "$@")
+[[ ! " ${*//_/-} " =~ \ --(env-id|seed|exp-name|total-timesteps|runs-dir|mean-scaling-coefficient)[\ =] ]] ||
+  die "--${BASH_REMATCH[1]} after -- would be that of every run; see --games, --seeds, --agents, --steps, --out and --k"
+case $family in
+  Atari) prefix=ALE/ version=v5 known_games=$atari57 default=dqn,dqn_mexp,iqn,iqn_mexp swept=dqn_mexp ;;
+  MinAtar) prefix=MinAtar/ version=v1 known_games=$minatar default=minatar_dqn,minatar_mexp swept=minatar_mexp ;;
+  LunarLander) prefix="" version=v3 known_games=LunarLander default=lunarlander swept=lunarlander ;;
+esac
+[ -z "$k_list" ] || default=$swept
+agents=${agents-$default}
+[[ $games =~ [^,] && $agents =~ [^,] ]] || die "--games '$games' --agents '$agents' must name one each"
+[[ $k_list =~ ^(([0-9]+(\.[0-9]+)?|[24]?n)(,|$))*$ ]] || die "--k '$k_list' must be a list of numbers, n, 2n and 4n"
+[[ $steps =~ ^[1-9][0-9]*$ ]] || die "--steps '$steps' must be a whole number, at least 1"
+[[ $workers =~ ^([1-9][0-9]*)?$ ]] || die "--workers '$workers' must be a whole number, at least 1"
+[[ $seeds =~ ^[0-9]+(,[0-9]+)*,?$ && ! $seeds =~ ^0+$ ]] || die "--seeds '$seeds' must be a number, or a list: 1,2,3"
+[[ $seeds == *,* ]] || seeds=$(seq -s, "$seeds")
+[[ $gpus =~ ^([0-9]+(,[0-9]+)*)?$ ]] || die "--gpus '$gpus' must be a list such as 0,1"
+[ -z "$gpus" ] || [ -z "$use_slurm" ] || die "--gpus cannot be combined with --slurm; ask Slurm: --slurm '--gpus=1'"
+out=$(realpath -m -- "$out" 2>/dev/null) || die "--out '$out' names no folder"
+readarray -t -d "" options < <(xargs -r printf '%s\0' <<<"$slurm") # its words and quotes, as a shell reads them
+wait $! || die "--slurm '$slurm': a quote has no end"
+[[ ! " ${options[*]}" =~ \ (-[ad]|--(array|dependency|wrap|signal)) ]] ||
+  die "--slurm: benchmark.sh sets --array, --dependency and --wrap; any --signal would end the runs"
+
+# THE RUNS, a name and a command each, by the active Python or .venv's
+suitable() { # whether Python `$1` has the packages of requirements.txt
+  "$1" -c 'import sys, importlib.metadata as m; [m.version(name) for name in sys.argv[1].split()]' \
+    "$(sed -En '/^# testing/q; s/^([[:alnum:]_.-]+).*/\1/p' "$root/requirements.txt")" 2>/dev/null
+}
+python=$(command -v python || echo python)
+[ -n "$dry_run" ] || suitable "$python" || python=$root/.venv/bin/python
+declare -A script_of=() listed=()
+while read -r name k script; do
+  [[ -n $k_list && $k = - ]] || script_of[$name]=$script # --k takes those that have the layer
+done < <(agents_of "$family")
+k_list=${k_list:-own}
+start="OMP_NUM_THREADS=1 $(printf '%q %q' "$python" "$root")"
+runs=("tabular $start/tabular_mexp.py --k 0 0.8 3.2 12.8 --seeds 16 --out $(printf %q "$out/tabular")")
+[ "$suite" = quick ] || runs=()
+for game in ${games//,/ }; do
+  [[ ,$known_games, == *,"$game",* ]] || die "--games '$games': '$game' is none of ${known_games//,/, }"
+  n=${num_actions[$family/$game]-18}
+  [[ $extra != *--no[-_]full[-_]action* ]] || n=-1 # only the scripts know it
+  for seed in ${seeds//,/ }; do
+    seed=$((10#$seed)) # 01 and 1 are one seed
+    for agent in ${agents//,/ }; do
+      [ -n "${script_of[$agent]-}" ] || die "--agents '$agents': '$agent' is none of" \
+        "$(printf '%s\n' "${!script_of[@]}" | sort | paste -sd' ')"
+      for k in ${k_list//,/ }; do
+        command=$start/${script_of[$agent]} name=$agent number=$k
+        if [ "$k" != own ]; then
+          [[ $k != n ]] || number=$n
+          [[ $k != [24]n ]] || number=$((${k%n} * n))
           name+=_k$k
-          number=$k
-          if [[ $k == *n && -n $full_actions ]]; then
-            multiple=${k%n}
-            number=$((${multiple:-1} * $(num_actions "$game")))
-          fi
-          case $k in
-            ?*n) flags=" --mean-scaling-coefficient $((${k%n} * $(num_actions "$game")))" ;;
-            *) flags=" --mean-scaling-coefficient $k" ;; # the scripts know the n of their game
-          esac
-          if [[ $numbers == *,"$number",* && $listed != *,"$k",* ]]; then
-            continue # such as n after 4, where the game has 4 actions
-          fi
-          listed+="$k,"
-          numbers+="$number,"
+          command+=" --mean-scaling-coefficient $k"
         fi
-        command="OMP_NUM_THREADS=1"
-        command+=" $(quote "$python") $(quote "$root")/${agent_scripts[$family/$agent]}$flags"
-        command+=" --env-id $prefix$game-$version --seed $seed --exp-name $name"
-        command+=" --total-timesteps $steps --runs-dir $(quote "$out/runs") --resume"
-        for word in "${extra[@]}"; do
-          command+=" $(quote "$word")"
-        done
-        names+=("$game-$name-$seed")
-        commands+=("$command")
+        command+=" --env-id $prefix$game-$version --seed $seed --exp-name $name --total-timesteps $steps"
+        command+=" --runs-dir $(printf %q "$out/runs") --resume$extra"
+        [ -n "${listed[$game,$seed,$agent,$number]-}" ] || runs+=("$game-$name-$seed $command") # 4 and n may be one k
+        listed[$game,$seed,$agent,$number]=yes
       done
     done
   done
 done
-repeated=$(printf '%s\n' "${names[@]}" | sort | uniq -d | head -n 1)
-[ -z "$repeated" ] || die "the lists name the run $repeated twice"
-if [ -n "$dry_run" ]; then
-  printf '%s\n' "${commands[@]}"
-  exit 0
+[ -z "$dry_run" ] || { printf '%s\n' "${runs[@]#* }" && exit; }
+if ! suitable "$python"; then
+  echo "making $root/.venv: gigabytes to download, most of it PyTorch's CUDA; README.md says how to do without"
+  { python3 -m venv "$root/.venv" && "$python" -m pip install -r "$root/requirements.txt"; } ||
+    die "no Python environment: installing requirements.txt into .venv failed (see above)"
 fi
 mkdir -p "$out/runs" "$out/logs" || die "--out $out cannot be written to; name a folder that can"
-exec 9>"$out/lock"
-flock -n 9 || die "--out $out: another benchmark.sh, or a run that it left, is at work there"
-job_name=mexp-$(cksum <<<"$out" | cut -d' ' -f1) # of the folder: nothing else may start there while Slurm is at work
-queued=""
-if [ -n "$use_slurm" ]; then
-  command -v sbatch >/dev/null || die "--slurm needs Slurm's sbatch, which was not found"
-  queued=$(squeue -h --name="$job_name" -o %A) || die "--slurm: squeue does not answer (see above)"
-elif command -v squeue >/dev/null; then
-  queued=$(squeue -h --name="$job_name" -o %A 2>/dev/null)
-fi
-[ -z "$queued" ] || die "--out $out: Slurm's job ${queued%%$'\n'*} is at work there; wait for its end, or scancel it"
-mkdir -p "$out/state/done" "$out/state/failed" "$out/state/running"
-rm -f "$out"/state/{done,failed,running}/*
-printf '%s\n' "${names[@]}" >"$out/names.txt"
-printf '%s\n' "${commands[@]}" >"$out/commands.txt"
-total=${#names[@]}
-finish=(bash "$root/benchmark.sh" __finish "$out" "$python")
 
-# A CLUSTER: one array, requeued where a node was lost, and the report when it is through. A list that is longer than the
-# cluster lets an array be (MaxArraySize, 1001 by default) goes as several arrays, one after the other
+# A CLUSTER: an array of jobs, then the report. Slurm keeps the scripts, and in them the list. Arrays of one name start
+# one after the other: the parts of a list beyond MaxArraySize, and what the same command submits a second time
 if [ -n "$use_slurm" ]; then
-  read -ra options <<<"$slurm"
-  run=$(printf '%q ' bash "$root/benchmark.sh" __run "$out")
   most=$(scontrol show config | sed -n 's/^MaxArraySize *= *//p')
-  [[ $most =~ ^[1-9][0-9]*$ ]] || die "--slurm: scontrol does not tell the cluster's MaxArraySize (see above)"
-  jobs=()
-  refused() {
-    if [ "${#jobs[@]}" -gt 0 ]; then
-      scancel "${jobs[@]}"
-    fi
-    die "sbatch refused $1 (see above); nothing is submitted"
+  [[ $most =~ ^[1-9][0-9]*$ ]] || die "--slurm: Slurm does not tell its MaxArraySize (see above)"
+  needed=$(declare -p root out python gpus runs && declare -f run finish)
+  options=(--parsable --job-name="mexp-$(cksum <<<"$out" | cut -d" " -f1)" "${options[@]}")
+  jobs=""
+  submit() { # `$1` as a batch script, with the options that follow
+    job=$(printf '%s\n' '#!/bin/bash' "$needed" "$1" | sbatch "${options[@]}" "${@:2}") ||
+      die "sbatch refused (see above)${jobs:+; submitted are jobs ${jobs//:/ }}"
+    jobs+=:${job%%;*}
   }
-  for ((first = 0; first < total; first += most)); do
-    size=$((total - first))
-    if [ "$size" -gt "$most" ]; then
-      size=$most
-    fi
-    after=()
-    if [ "$first" -gt 0 ]; then
-      after=("--dependency=afterany:${jobs[-1]}")
-    fi
-    job=$(sbatch --parsable --requeue --open-mode=append --job-name="$job_name" --output="$out/logs/slurm-%A_%a.log" \
-      "${options[@]}" "${after[@]}" --array="0-$((size - 1))%$workers" --wrap "$run \$((SLURM_ARRAY_TASK_ID + $first))") ||
-      refused "the runs"
-    jobs+=("${job%%;*}")
+  for ((first = 0; first < ${#runs[@]}; first += most)); do
+    last=$((first + most < ${#runs[@]} ? most - 1 : ${#runs[@]} - first - 1))
+    submit "run \"\${runs[SLURM_ARRAY_TASK_ID + $first]}\"" --array="0-$last${workers:+%$workers}" --requeue \
+      --open-mode=append --output="$out/logs/slurm-%A_%a.log" --dependency=singleton
   done
-  report=$(sbatch --parsable --job-name="mexp-report" --output="$out/logs/report.log" "${options[@]}" \
-    --dependency="afterany$(printf ':%s' "${jobs[@]}")" --wrap "$(printf '%q ' "${finish[@]}")") || refused "the report"
-  echo "submitted $total runs as job ${jobs[*]}, $workers at a time, and the report as job ${report%%;*}; logs in $out/logs"
-  exit 0
+  submit finish --output="$out/logs/report.log" --dependency="afterany$jobs"
+  echo "submitted ${#runs[@]} runs and then the report as jobs${jobs//:/ }; logs in $out/logs, summary in report.log"
+  exit
 fi
 
-# ONE MACHINE. While the runs are at work nothing runs in the foreground but `wait`: bash may lose a Ctrl-C that comes
-# while it waits for any other command
-shopt -s nullglob
-started=$SECONDS
-group=""
-count() {
-  local files
-  files=("$out/state/done"/*)
-  n_done=${#files[@]}
-  files=("$out/state/running"/*)
-  n_running=${#files[@]}
-  files=("$out/state/failed"/*)
-  n_failed=${#files[@]}
-}
-show() {
-  local took=$((SECONDS - started))
-  printf '%s%d of %d runs done, %d running, %d failed, %d:%02d:%02d%s' "$1" "$n_done" "$total" "$n_running" "$n_failed" \
-    $((took / 3600)) $((took % 3600 / 60)) $((took % 60)) "$2"
-}
+# ONE MACHINE. Bash may lose a Ctrl-C during any command but `wait`: nothing else runs in the foreground
+if [ -z "$workers" ]; then # the cores that this process may use, at most a container's quota (cgroup v2, v1)
+  workers=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
+  read -r quota period < <(cd /sys/fs/cgroup && { cat cpu.max || paste cpu/cpu.cfs_{quota,period}_us; } 2>/dev/null)
+  [[ ! $quota =~ ^[0-9]+$ ]] || ((quota > workers * period)) || workers=$(((quota + period - 1) / period))
+  [ -z "$gpus" ] || workers=$(tr , '\n' <<<"$gpus" | wc -l)
+fi
 stop() {
-  trap - INT TERM HUP EXIT
-  if [ -z "$group" ]; then # the interrupt came between the start of the runs and `group=`
-    group=$(jobs -p | head -n 1)
-  fi
-  kill -TERM -- "-$group" 2>/dev/null
-  for _ in 1 2 3 4 5 6 7 8 9 10; do
-    kill -0 -- "-$group" 2>/dev/null || break
-    sleep 0.2
-  done
+  trap - INT TERM HUP
+  group=$(jobs -p)
+  kill -- "-$group" 2>/dev/null
+  for _ in {1..50}; do kill -0 -- "-$group" 2>/dev/null && sleep 0.2; done
   kill -KILL -- "-$group" 2>/dev/null
-  echo
-  echo "stopped; the same command goes on from the last checkpoints" >&2
+  echo "stopped; the same command goes on from the last checkpoints, with runs that have none from their start" >&2
   exit 130
 }
-numbers=$(seq 0 $((total - 1)))
 trap stop INT TERM HUP
+echo "${#runs[@]} runs, $workers at a time; logs in $out/logs, results in $out"
+export out gpus
+export -f run
 set -m # the runs get a process group of their own, which `stop` can end as a whole
-BENCHMARK_FAILURE=0 BENCHMARK_GPUS=$gpus xargs --process-slot-var=BENCHMARK_SLOT -P "$workers" -n 1 bash "$root/benchmark.sh" __run "$out" <<<"$numbers" &
-group=$!
+printf '%s\0' "${runs[@]}" | xargs -0 -n 1 -P "$workers" --process-slot-var=SLOT bash -c "run \"\$1\"" run &
 set +m
-last=""
-start=""
-end=$'\n'
-if [ -t 1 ]; then # on a terminal the progress stays on one line
-  start=$'\r'
-  end="  "
-fi
-while kill -0 "$group" 2>/dev/null || kill -0 -- "-$group" 2>/dev/null; do
-  count
-  if [ -t 1 ] || [ "$last" != "$n_done/$n_failed" ]; then
-    last=$n_done/$n_failed
-    show "$start" "$end"
-  fi
-  sleep 1 9>&- & # without the lock, which would outlive us with it
-  wait $!
-done
-count
-show "$start" $'\n'
-"${finish[@]}"
+wait
+finish

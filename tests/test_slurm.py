@@ -102,63 +102,53 @@ PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
             os.kill(int(Path("/run/munge/munged.pid").read_text()), signal.SIGTERM)
 
 
-def longer_than_an_array(slurm, tmp_path):
-    """Six commands, one of them the gridworld's, where an array may have four: two arrays, the second after the first,
-    and every command once."""
-    flags = "quick --games Asterix,Breakout,Freeway,Seaquest,SpaceInvaders --agents minatar_mexp --seeds 1".split()
-    flags += "--steps 200 --workers 2 --out long --slurm --mem=0".split()
-    out = slurm("bash", str(ROOT / "benchmark.sh"), *flags, *f"-- {TINY} --eval-frequency 100".split())
-    first, second, after = re.search(r"submitted 6 runs as job (\d+) (\d+), .* report as job (\d+)", out).groups()
-    waits = [slurm("squeue", "-h", "-j", job, "-o", "%E") for job in (second, after)]
-    assert f"afterany:{first}_*" in waits[0] and all(f"afterany:{job}_*" in waits[1] for job in (first, second))
-    report_log = tmp_path / "long" / "logs" / "report.log"
-    wait(lambda: report_log.exists() and "5 games" in report_log.read_text(), "the long list", 400)
-    assert len(list((tmp_path / "long" / "state" / "done").iterdir())) == 6 and len(run_folders(tmp_path / "long")) == 5
-    assert len(list((tmp_path / "long" / "tabular").glob("*.png"))) == 2
-    slurms = sorted(path.name for path in (tmp_path / "long" / "logs").glob("slurm-*"))
-    tasks = [*(f"{first}_{i}" for i in range(4)), f"{second}_0", f"{second}_1"]
-    assert slurms == sorted(f"slurm-{task}.log" for task in tasks)
-
-
 @pytest.mark.slow
-def test_killed_and_requeued(slurm, tmp_path):
-    """The suite as an array; a task is killed with SIGKILL and requeued, goes on from its checkpoint, and the dependent
-    job makes the report of all runs."""
-    flags = "minatar --games Asterix,Breakout --seeds 1 --steps 30000 --workers 2 --out out".split()
+def test_killed_requeued_and_out_of_time(slurm, tmp_path):
+    """A suite as two arrays and a report. A task is killed with SIGKILL and requeued, and goes on from its checkpoint.
+    The same command, submitted meanwhile, waits, and finds nothing left to do. A run beyond its time limit is told."""
     extra = f"-- {TINY} --eval-frequency 15000 --checkpoint-frequency 1000".split()
-    submit = ["bash", str(ROOT / "benchmark.sh"), *flags, "--slurm"]
-    assert "error: sbatch refused the runs" in slurm(*submit, "--no-such-option", *extra, check=2)
-    out = slurm(*submit, "--cpus-per-task=1 --mem=0", *extra)
-    job, after = re.search(r"submitted 4 runs as job (\d+), 2 at a time, and the report as job (\d+)", out).groups()
-    at_work = f"--out {tmp_path}/out: Slurm's job {job} is at work there"
-    assert at_work in slurm(*submit, "", *extra, check=2), "not twice at a time"
-    for spelled in ("out", "out/", f"../{tmp_path.name}/out"):
-        other = f"quick --seeds 1 --steps 100 --out {spelled}".split()
-        refused = slurm("bash", str(ROOT / "benchmark.sh"), *other, check=2)
-        assert at_work in refused, "nor another suite, on this machine"
-    assert "ArrayTaskThrottle=2" in slurm("scontrol", "show", "job", job)
+    suite = ["bash", str(ROOT / "benchmark.sh"), "quick", *"--seeds 2 --steps 30000 --workers 2 --out out".split()]
+    assert "error: sbatch refused (see above)" in slurm(*suite, "--slurm", "--no-such-option", *extra, check=2)
+    flags = "minatar --games Breakout --agents minatar_mexp --seeds 4, --steps 9000000 --out long --slurm".split()
+    slurm("bash", str(ROOT / "benchmark.sh"), *flags, "--time=1 --mem=0", *extra)
+    out = slurm(*suite, "--slurm", "--mem=0 '--comment=two words'", *extra)
+    first, second, after = re.search(r"submitted 5 runs and then the report as jobs (\d+) (\d+) (\d+);", out).groups()
+    details = slurm("scontrol", "show", "job", first)
+    assert "ArrayTaskThrottle=2" in details and "Comment=two words" in details
+    again = re.search(r"as jobs (\d+)", slurm(*suite, "--slurm", "--mem=0", *extra))[1]
+    for job in (second, after, again):
+        assert slurm("squeue", "-h", "-j", job, "-o", "%T %R").startswith("PENDING (Dependency)")
 
     def checkpointed():
-        names = [folder for folder in run_folders(tmp_path) if (folder / "checkpoint.pt").exists()]
-        return [folder for folder in names if "Asterix-v1__minatar_dqn" in folder.name]
+        name = "SpaceInvaders-v1__minatar_dqn__1__*"
+        return [path.parent for path in (tmp_path / "out").glob(f"runs/MinAtar/{name}/checkpoint.pt")]
 
-    (victim,) = wait(checkpointed, "the first task's first checkpoint")
-    slurm("scancel", "--signal=KILL", f"{job}_0")
+    (victim,) = wait(checkpointed, "the second task's first checkpoint")
+    slurm("scancel", "--signal=KILL", f"{first}_1")
     state = lambda task: re.search(r"JobState=(\w+)", slurm("scontrol", "show", "job", task))[1]  # noqa: E731
-    wait(lambda: state(f"{job}_0") in ("CANCELLED", "FAILED"), "the kill")
+    wait(lambda: state(f"{first}_1") in ("CANCELLED", "FAILED"), "the kill")
     assert '"finished": false' in (victim / "config.json").read_text() and (victim / "checkpoint.pt").exists()
-    assert state(after) == "PENDING"
-    slurm("scontrol", "requeue", f"{job}_0")
-    longer_than_an_array(slurm, tmp_path)
-    report = tmp_path / "out" / "report" / "README.md"
-    wait(report.exists, "the report", 400)  # Slurm lets a requeued job wait for two minutes, until its node is clean
-    wait(lambda: "runs, 2 games" in (tmp_path / "out" / "logs" / "report.log").read_text(), "the report's end")
-    assert "4 runs of DQN, IB-DQN(n) on 2 game(s)" in report.read_text()
-    log = (tmp_path / "out" / "logs" / "Asterix-minatar_dqn-1.log").read_text()
-    assert log.count("attempt 1") == 2 and re.search("goes on from step [1-9]", log)
-    assert "failed" not in (tmp_path / "out" / "logs" / "report.log").read_text()
-    assert '"finished": true' in (victim / "config.json").read_text()
-    assert len(run_folders(tmp_path / "out")) == 4, "the requeued task went on in its folder"
-    assert [path.name for path in sorted((tmp_path / "out" / "state" / "done").iterdir())] == [
-        f"{game}-{agent}-1" for game in ("Asterix", "Breakout") for agent in ("minatar_dqn", "minatar_mexp")
-    ]
+    slurm("scontrol", "requeue", f"{first}_1")
+
+    folder = tmp_path / "long" / "logs"
+    wait(
+        lambda: (folder / "report.log").exists() and "goes on" in (folder / "report.log").read_text(), "the limit", 300
+    )
+    word = "Breakout-minatar_mexp-4: stopped by Slurm's time limit"
+    assert f"not finished: {word}; log {folder}/Breakout-minatar_mexp-4.log" in (folder / "report.log").read_text()
+    assert (folder / "Breakout-minatar_mexp-4.log").read_text().endswith(f"] {word}\n")
+
+    # Slurm lets a requeued job wait for two minutes, until its node is clean
+    wait(lambda: not slurm("squeue", "-h"), "the end of all jobs", 600)
+    folder = tmp_path / "out" / "logs"
+    assert (
+        "2 runs" not in (folder / "report.log").read_text()
+        and "not finished" not in (folder / "report.log").read_text()
+    )
+    assert (tmp_path / "out" / "report" / "README.md").exists()
+    log = (folder / "SpaceInvaders-minatar_dqn-1.log").read_text()
+    assert re.search("attempt 1.*attempt 1.*goes on from step [1-9].*done.*attempt 1.*nothing is left", log, re.DOTALL)
+    assert len(run_folders(tmp_path / "out")) == 4 and '"finished": true' in (victim / "config.json").read_text()
+    tasks = [f"{job}_{i}" for job in (first, again) for i in range(4)]
+    assert {f"slurm-{task}.log" for task in tasks} < {path.name for path in folder.iterdir()}
+    assert len(list((tmp_path / "out" / "tabular").glob("*.png"))) == 2
