@@ -45,7 +45,10 @@ FINISHED = {
 }
 
 
-@pytest.fixture(scope="module", params=FINISHED)
+SLOW = pytest.param("iqn_atari", marks=pytest.mark.slow)
+
+
+@pytest.fixture(scope="module", params=[SLOW if name == "iqn_atari" else name for name in FINISHED])
 def finished(request, tmp_path_factory):
     """A short run, in a process of its own: the script's name, the run's folder, and what it printed."""
     cwd = tmp_path_factory.mktemp(request.param)

@@ -93,7 +93,7 @@ def run_of(tmp_path_factory):
 # EVERY SCRIPT
 
 
-QUICK = ["dqn_atari_mexp", "iqn_atari", "minatar_mexp", "lunarlander_mexp", "related/isdqn_minatar"]
+QUICK = ["dqn_atari_mexp", "minatar_mexp", "lunarlander_mexp", "related/isdqn_minatar"]
 QUICK += ["related/eaudeqn_minatar", "related/softq_online_minatar"]
 
 

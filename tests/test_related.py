@@ -62,11 +62,8 @@ def stem(name):
     return name.removeprefix("related/")
 
 
-# Runs of Atari take long, and its replay and checkpoints are the bases' text: only the online script has another loop
-MARKED = [
-    pytest.param(name, marks=pytest.mark.slow) if GAMES_OF[name] == "Atari" and "online" not in name else name
-    for name in RELATED
-]
+# Runs of Atari take long, and the loops' additions are the same text on MinAtar
+MARKED = [pytest.param(name, marks=pytest.mark.slow) if GAMES_OF[name] == "Atari" else name for name in RELATED]
 
 
 @pytest.fixture(scope="module", params=MARKED)

@@ -328,7 +328,9 @@ SHORT = (
 )
 
 
-@pytest.mark.parametrize("games,base", [("minatar", "minatar_mexp"), ("atari", "dqn_atari_mexp")])
+@pytest.mark.parametrize(
+    "games,base", [("minatar", "minatar_mexp"), pytest.param("atari", "dqn_atari_mexp", marks=pytest.mark.slow)]
+)
 def test_temperature_zero_is_dqn(games, base, tmp_path):
     """800 steps that are learned from, 136 on Atari, and evaluations, bit for bit."""
     plain, soft = new_folders(tmp_path, "plain", "soft")
