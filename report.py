@@ -443,11 +443,11 @@ def panels(titles: Sequence[str], columns: int, size: tuple, legend: dict, x: st
     width = max(5.0, left + columns * (size[0] + across))
     per_row = max(1, int(width / (0.6 + 0.075 * max(map(len, legend), default=1))))
     top = 0.35 + 0.2 * math.ceil(len(legend) / per_row)
-    height = top + math.ceil(len(titles) / columns) * (size[1] + 0.5) + 0.1
+    height = top + math.ceil(len(titles) / columns) * (size[1] + 0.6) + 0.1
     figure = Figure(figsize=(width, height))
     axes = []
     for i, title in enumerate(titles):
-        corner = left + i % columns * (size[0] + across), height - top - i // columns * (size[1] + 0.5) - size[1]
+        corner = left + i % columns * (size[0] + across), height - top - i // columns * (size[1] + 0.6) - size[1]
         place = corner[0] / width, corner[1] / height, size[0] / width, size[1] / height
         axes.append(figure.add_axes(place, title=title))
     if legend:

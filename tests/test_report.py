@@ -120,8 +120,9 @@ def test_half_width_is_welchs():
 
 
 @pytest.mark.parametrize("with_baseline", [False, True])
-def test_aggregates_against_rliable(with_baseline):
+def test_aggregates_against_rliable(with_baseline, monkeypatch):
     """The values, and the bootstrap's interval before it is stretched by sqrt(n / (n - 1)) t / 1.96."""
+    monkeypatch.setattr(report, "RESAMPLES", 20_000)
     generator = np.random.default_rng(0)
     scores = generator.gamma(4.0, 0.25, size=(5, 7))
     baseline = generator.gamma(40.0, 0.025, size=(5, 7)) if with_baseline else np.ones((2, 7))
@@ -132,7 +133,7 @@ def test_aggregates_against_rliable(with_baseline):
         return np.array([name(x / y.mean(0)) for name in names])
 
     assert values == pytest.approx(statistics(scores, baseline))
-    np.random.seed(1)  # rliable 1.2.0 draws from the global generator
+    np.random.seed(2)  # rliable 1.2.0 draws from the global generator
     _, expected = library.get_interval_estimates({"x": [scores, baseline]}, statistics, reps=1_000)
     ratios = scores / baseline.mean(0)
     variance = ratios.var(0, ddof=1) / 5
@@ -142,7 +143,7 @@ def test_aggregates_against_rliable(with_baseline):
     stretch = np.sqrt(5 / 4) * scipy.stats.t.ppf(0.975, df) / 1.96
     for i in (1, 2):
         ends = values[i] + stretch * (expected["x"][:, i] - values[i])
-        assert [low[i], high[i]] == pytest.approx(ends, abs=0.03)
+        assert [low[i], high[i]] == pytest.approx(ends, abs=0.02)
     assert high[0] - low[0] == pytest.approx(stretch * (expected["x"][1, 0] - expected["x"][0, 0]), rel=0.1)
     assert report.aggregate(scores, baseline).T.tolist() == [values.tolist(), low.tolist(), high.tolist()], "seeded"
 
