@@ -20,6 +20,7 @@ Usage: python report.py runs --out report
 """
 
 import csv
+import gc
 import json
 import math
 import os
@@ -35,22 +36,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Literal, NoReturn
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import tyro
+from matplotlib import rcParams
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import EngFormatter
 from scipy.special import stdtrit
 from tqdm import tqdm
 
-plt.rc("svg", hashsalt="mean-expansion")  # the ids in an SVG are random without it
-plt.rc("text", parse_math=False)  # a $ in a name is a $
-plt.rc("font", size=9)
-plt.rc("axes", titlesize=9, grid=True)
-plt.rc("grid", alpha=0.3)
-plt.rc("legend", frameon=False)
+rcParams.update({"svg.hashsalt": "mean-expansion", "text.parse_math": False})  # no random ids; a $ in a name is a $
+rcParams.update({"font.size": 9, "axes.titlesize": 9, "axes.titley": 1.0, "axes.grid": True, "grid.alpha": 0.3})
+rcParams.update({"axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False})
+gc.set_threshold(100_000)  # a figure is many objects
 
 
 @dataclass
@@ -445,11 +443,11 @@ def panels(titles: Sequence[str], columns: int, size: tuple, legend: dict, x: st
     width = max(5.0, left + columns * (size[0] + across))
     per_row = max(1, int(width / (0.6 + 0.075 * max(map(len, legend), default=1))))
     top = 0.35 + 0.2 * math.ceil(len(legend) / per_row)
-    height = top + math.ceil(len(titles) / columns) * (size[1] + 0.5) + 0.1
-    figure = plt.figure(figsize=(width, height))
+    height = top + math.ceil(len(titles) / columns) * (size[1] + 0.6) + 0.1
+    figure = Figure(figsize=(width, height))
     axes = []
     for i, title in enumerate(titles):
-        corner = left + i % columns * (size[0] + across), height - top - i // columns * (size[1] + 0.5) - size[1]
+        corner = left + i % columns * (size[0] + across), height - top - i // columns * (size[1] + 0.6) - size[1]
         place = corner[0] / width, corner[1] / height, size[0] / width, size[1] / height
         axes.append(figure.add_axes(place, title=title))
     if legend:
@@ -460,11 +458,11 @@ def panels(titles: Sequence[str], columns: int, size: tuple, legend: dict, x: st
     return figure, axes
 
 
-def draw_curves(content: dict[str, dict], colours: dict, columns: int, size: tuple, x: str, y: str) -> plt.Figure:
+def draw_curves(content: dict[str, dict], colours: dict, columns: int, size: tuple, x: str, y: str) -> Figure:
     """Curves with their bands, a panel for each title or game: {title: {label: (x, curve)}}, a curve (3, points) as
     `band` returns it; a bar if it is one point. x of strings are places side by side."""
     labels = dict.fromkeys(label for curves in content.values() for label in curves)
-    legend = {label: plt.Line2D([], [], color=colours[label]) for label in labels}
+    legend = {label: Line2D([], [], color=colours[label]) for label in labels}
     figure, axes = panels(list(map(short, content)), columns, size, legend, x, y)
     for axis, curves in zip(axes, content.values(), strict=True):
         for label, (places, (value, low, high)) in curves.items():
@@ -473,14 +471,13 @@ def draw_curves(content: dict[str, dict], colours: dict, columns: int, size: tup
             axis.fill_between(places, low, high, color=colours[label], alpha=0.2, linewidth=0)
             if named or len(places) == 1:
                 axis.vlines(places, low, high, color=colours[label])
-        if not named:
-            axis.locator_params(nbins=5)
+        axis.locator_params(axis="y" if named else "both", nbins=4)
         if not named and places[-1] >= 1000:
             axis.xaxis.set_major_formatter(EngFormatter(sep=""))
     return figure
 
 
-def draw_intervals(colours: dict, rows: list[dict], columns: Sequence[str], label: str, line: float) -> plt.Figure:
+def draw_intervals(colours: dict, rows: list[dict], columns: Sequence[str], label: str, line: float) -> Figure:
     """A table's values with their intervals: a panel for each measure and column, in it a bar for each name, in the
     colour of its agent, and a dashed line."""
     places = list(product(dict.fromkeys(row["measure"] for row in rows), columns))
@@ -490,20 +487,20 @@ def draw_intervals(colours: dict, rows: list[dict], columns: Sequence[str], labe
     across = len(columns) if len(columns) > 1 else 3
     figure, axes = panels(titles, across, size, {}, label, left=left, across=0.25)
     for i, ((measure, column), axis) in enumerate(zip(places, axes, strict=True)):
-        for row in [row for row in rows if row["measure"] == measure]:
-            height, colour = names.index(row["name"]), colours[row["agent"]]
-            value, low, high = itemgetter(*with_ends(column))(row)
-            axis.barh(height, high - low, left=low, height=0.6, color=colour, alpha=0.75)
-            axis.plot([value, value], [height - 0.3, height + 0.3], color="black", linewidth=2)
+        here = [row for row in rows if row["measure"] == measure]
+        heights = np.array([names.index(row["name"]) for row in here])
+        value, low, high = np.array([itemgetter(*with_ends(column))(row) for row in here]).T
+        axis.barh(heights, high - low, 0.6, low, color=[colours[row["agent"]] for row in here], alpha=0.75)
+        axis.vlines(value, heights - 0.3, heights + 0.3, color="black", linewidth=2)
         axis.axvline(line, color="black", linewidth=0.8, linestyle="--")
         axis.use_sticky_edges = False
-        axis.locator_params(axis="x", nbins=5)
-        axis.set_yticks(range(len(names)), names if i % across == 0 else [""] * len(names))
+        axis.locator_params(axis="x", nbins=4)
+        axis.set_yticks(*[range(len(names)), names] if i % across == 0 else [[]])
         axis.set_ylim(len(names) - 0.4, -0.6)  # the first on top
     return figure
 
 
-def draw_forest(rows: list[dict]) -> plt.Figure:
+def draw_forest(rows: list[dict]) -> Figure:
     """A line for each folder and agent: a circle a game, a diamond the mean over games with its interval; filled where
     the seeds separate (of a mean: in every game, in one direction)."""
     drawn = [row for row in rows if row["measure"] != "auc"]
@@ -644,9 +641,8 @@ class Report:
                         writer.writerow(["" if text == "nan" else text for text in texts])
             for name, draw in tqdm(self.figures.items(), "figures", disable=None, leave=False):
                 figure = draw()
-                figure.savefig(folder / f"{name}.png", dpi=150)
+                figure.savefig(folder / f"{name}.png", dpi=120)
                 figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
-                plt.close(figure)
             (folder / self.page).write_text("\n".join(self.lines))
             for path in sorted(folder.iterdir(), key=lambda path: path.name == self.page):  # the page last
                 path.replace(out / path.name)
@@ -697,8 +693,10 @@ def report_relative(report: Report, study: Study, baseline: str) -> None:
     text = f"Divided by the mean of {baseline} in the game; its own row compares two draws of its runs."
     report.lines += [f"## Relative to {baseline}", "", text, ""]
     report.table("relative", rows, ["agent", "measure", "games", "runs", *AGGREGATES[:3]])
-    caption, label = f"Scores relative to {baseline} with intervals", f"divided by the mean of {baseline} in the game"
-    report.figure("relative", caption, draw_intervals, study.colours, rows, AGGREGATES[:3], label, 1.0)
+    label = f"divided by the mean of {baseline} in the game"
+    bars = [row | {"name": f"{row['measure'].replace('_', ' ')}, {row['agent']}"} for row in rows]
+    bars = [row | {"measure": "relative"} for row in bars]
+    report.figure("relative", f"Scores {label}", draw_intervals, study.colours, bars, AGGREGATES[:3], label, 1.0)
 
 
 def report_sweep(report: Report, study: Study, games: list[dict]) -> None:
