@@ -21,7 +21,6 @@ from helpers import (
     assert_same_run,
     evaluations,
     fork,
-    kill_at,
     load,
     new_folders,
     run,
@@ -257,18 +256,6 @@ def assert_same_best(folder, other):
     assert_same_run(folder, other)
     best, others_best = weights(folder, "model_best.pt"), weights(other, "model_best.pt")
     assert best["step"] == others_best["step"] and same(best["weights"], others_best["weights"])
-
-
-def test_best_of_a_killed_run(scored, tmp_path):
-    """Its file is there while the run goes on; the checkpoint has what it takes to write it again."""
-    name, folder = scored
-    flags = f"{CARTPOLE} --total-timesteps 1200 --save-best"
-    kill_at(1100, name, flags, cwd=tmp_path)
-    (killed,) = run_folders(tmp_path)
-    assert same(weights(killed, "model_best.pt")["weights"], weights(folder, "model_best.pt")["weights"])
-    (killed / "model_best.pt").unlink()
-    run_here(name, flags, "--resume", cwd=tmp_path)
-    assert_same_best(folder, killed)
 
 
 # --video
