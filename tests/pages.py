@@ -26,6 +26,7 @@ GAMES = {
     "Space Invaders": "MinAtar/SpaceInvaders-v1",
 }
 TWO = {game: GAMES[game] for game in ("Asterix", "Space Invaders")}
+IQN_GAMES = {game: GAMES[game] for game in ("Asterix", "Breakout")}
 ONLINE = {game: GAMES[game] for game in ("Breakout", "Space Invaders")}
 ATARI = {"Breakout": "ALE/Breakout-v5", "Pong": "ALE/Pong-v5"}
 LABELS = {
@@ -161,7 +162,8 @@ def forest_table():
         cells = []
         for measure in ("final_score", "auc", "overestimation"):
             ratio, low, high = rows["all", measure][["ratio", "ratio_low", "ratio_high"]]
-            cells.append("–" if np.isnan(ratio) else f"{ratio:.2f} ({low:.2f}, {high:.2f})")
+            interval = "" if np.isnan(low) else f" ({low:.2f}, {high:.2f})"  # a single run has none
+            cells.append("–" if np.isnan(ratio) else f"{ratio:.2f}{interval}")
         lines.append([label, str(len(games)), seeds_of(rows.values()), *cells])
     if "IQN" not in layer_rows():
         lines.append(["IQN", "", "not run", "", "", ""])
@@ -338,6 +340,7 @@ TABLES = [  # page, what makes its table
     ("docs/minatar/README.md", partial(games_table, "minatar", ["action_gap"], GAMES)),
     ("docs/softq/README.md", partial(games_table, "softq", SCORES, TWO)),
     ("docs/softq/README.md", partial(evaluation_table, "at the last evaluation", "softq", SOFT, SOFTNESS)),
+    ("docs/iqn/README.md", partial(games_table, "iqn", SCORES, IQN_GAMES)),
     ("docs/isdqn/README.md", partial(games_table, "isdqn", SCORES, TWO)),
     ("docs/isdqn/README.md", partial(relative_table, "isdqn", "Target-based DQN")),
     ("docs/isdqn/README.md", partial(evaluation_table, "overestimation", "isdqn", HEADS, EARLY)),
