@@ -231,6 +231,8 @@ for game in ${games//,/ }; do
         if [ "$k" != own ]; then
           [[ $k != n ]] || number=$n
           [[ $k != [24]n ]] || number=$((${k%n} * n))
+          # 0.50 and 00.5 are 0.5
+          [[ ! $number =~ ^0*(0|[1-9][0-9]*)(\.[0-9]*[1-9])?\.?0*$ ]] || number=${BASH_REMATCH[1]}${BASH_REMATCH[2]}
           name+=_k$k
           command+=" --mean-scaling-coefficient $k"
         fi

@@ -228,7 +228,7 @@ def read_runs(roots: Sequence[str]) -> tuple[list[Run], list[str]]:
     for folder in {os.path.realpath(folder): folder for root in roots for folder in run_folders(root)}.values():
         try:
             run = read_run(folder)
-        except (ValueError, KeyError, TypeError, AttributeError, OSError, csv.Error) as error:
+        except (ValueError, LookupError, ArithmeticError, TypeError, AttributeError, OSError, csv.Error) as error:
             waiting = (folder / "config.json").exists() and not (folder / "eval.csv").exists()
             reason = "it has not been evaluated yet" if waiting else f"it is damaged ({error!r})"
             notes.append(f"`{folder}` is ignored: {' '.join(reason.split())}.")
@@ -765,6 +765,11 @@ def report_games(report: Report, study: Study, games: list[dict], args: Args) ->
     if points:
         style = study.colours, 4, (2.8, 2.2), "final sparsity", "final score"
         report.figure("final_sparsity", "Final score against final sparsity", draw_curves, points, *style)
+    for metric in METRICS:
+        counts = {place: len(curves.get(metric, [])) for place, curves in study.curves.items()}
+        fewer = dict.fromkeys(place[1] for place, runs in counts.items() if 0 < runs < study.seeds(*place))
+        if fewer:
+            report.notes.append(f"`{metric}` of {', '.join(fewer)} is that of the runs that have it, not of all.")
     measures = [name for name in games[0] if f"{name}_low" in games[0]]
     report.table("games", games, ["game", "agent", "runs", "steps", *measures])
 
@@ -795,7 +800,9 @@ def make_forest(args: Args) -> Report:
     """`--forest`: forest.png, forest.svg, forest.csv and forest.md. In the table a row for each folder, agent, game and
     measure, and one for the mean over games ("all"): with the layer, without it, and whether the seeds separate."""
     rows, notes = [], []
-    for folder in args.runs:
+    labels = [Path(folder).resolve().name for folder in args.runs]
+    for folder, label in zip(args.runs, labels, strict=True):
+        label = folder if labels.count(label) > 1 else label
         runs, more = read_runs([folder])
         notes += more
         for base in sorted({run.base for run in runs}, key=order):
@@ -809,7 +816,7 @@ def make_forest(args: Args) -> Report:
             for family, games in families.items():
                 steps = max(study.steps[game][-1] for game in games)
                 where = short(games[0]) if len(games) == 1 else f"{len(games)} {family} games"
-                name = f"{base}, {Path(folder).name}: {where}, {EngFormatter(sep='')(steps)} steps"
+                name = f"{base}, {label}: {where}, {EngFormatter(sep='')(steps)} steps"
                 for measure, here in product((*SCORE_MEASURES, "overestimation"), [*([game] for game in games), games]):
                     pairs = [[study.final(game, agent).get(measure, []) for agent in agents.values()] for game in here]
                     row = {"folder": folder, "agent": base, "family": family, "steps": steps, "name": name}
@@ -845,7 +852,8 @@ def make_report(args: Args) -> Report:
     study = Study(runs)
     report = Report(notes=notes + study.notes)
     if not study.games:
-        print(*(f"warning: {note}" for note in report.notes), sep="\n", file=sys.stderr)
+        for note in report.notes:
+            print("warning:", note, file=sys.stderr)
         fail(f"{' '.join(args.runs)} holds no {'runs that can be compared' if runs else 'run with an evaluation'}")
     if args.relative_to not in ("DQN", *study.agents):
         fail(f"--relative-to {args.relative_to!r} is none of the agents: {', '.join(study.agents)}")
@@ -877,10 +885,12 @@ def main() -> None:
     for root in args.runs:
         if not Path(root).is_dir():
             fail(f"{root} is no folder; name the one that holds the runs, such as runs")
+    args.runs = tuple({os.path.realpath(root): root for root in args.runs}.values())  # each once
     page = Path(args.out) / "README.md"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         text = page.read_text(errors="replace") if page.exists() else ""
+        TemporaryDirectory(dir=args.out).cleanup()  # as `write` will make
     except OSError as error:
         fail(f"--out {args.out} cannot be written to ({error.strerror}); name a folder that can")
     if text and not text.startswith("# Report\n") and not args.forest:

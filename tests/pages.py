@@ -10,6 +10,7 @@ import csv
 import math
 import sys
 import textwrap
+from collections import Counter
 from functools import cache, partial
 from itertools import combinations, product
 from pathlib import Path
@@ -174,16 +175,19 @@ def forest_table():
 # MINATAR'S PRIMARY FIGURE
 
 
-def permutation_p(games, shuffles=20_000):
-    """Two-sided p of the probability of improvement over games [(ours, theirs)]: shuffles of each game's runs that are
-    at least as far from one half."""
-    rng, wins = np.random.default_rng(1), np.zeros(shuffles + 1)  # the first is the one observed
+def permutation_p(games):
+    """The probability of improvement over games [(ours, theirs)], and its exact two-sided p: the share of the ways to
+    deal out each game's runs that are at least as far from one half."""
+    observed, chances = 0.0, {0.0: 1.0}  # distance from one half: its chance
     for ours, theirs in games:
         runs = np.array([*ours, *theirs])
-        orders = np.vstack([np.arange(len(runs)), rng.permuted(np.tile(np.arange(len(runs)), (shuffles, 1)), axis=1)])
-        a, b = np.split(runs[orders], [len(ours)], axis=1)
-        wins += (np.sign(a[:, :, None] - b[:, None]).mean((1, 2)) + 1) / 2 / len(games)
-    return wins[0], np.mean(abs(wins - 0.5) >= abs(wins[0] - 0.5) - 1e-9)
+        wins = np.sign(runs[:, None] - runs).sum(1) / (2 * len(ours) * len(theirs) * len(games))
+        observed += wins[: len(ours)].sum()
+        deals = Counter(round(sum(deal), 9) for deal in combinations(wins.tolist(), len(ours)))
+        before, chances = chances, Counter()
+        for (far, chance), (more, ways) in product(before.items(), deals.items()):
+            chances[round(far + more, 9)] += chance * ways / deals.total()
+    return observed + 0.5, sum(chance for far, chance in chances.items() if abs(far) >= abs(observed) - 1e-6)
 
 
 @cache

@@ -150,6 +150,8 @@ def test_sweep_over_k(tmp_path):
     assert swept == [("dqn_mexp_k9", 9), ("dqn_mexp_k18", 18)], "Skiing's full set has 9 actions"
     swept = ks("atari5 --dry-run --games Pong --seeds 1 --k 18,n -- --no-full-action-space", tmp_path)
     assert swept == [("dqn_mexp_k18", 18), ("dqn_mexp_kn", "n")], "n is 6 there"
+    swept = ks("minatar --dry-run --games Seaquest --seeds 1 --k 0.50,0.5,00.5,6.0,n,10,1.05", tmp_path)
+    assert [k for _, k in swept] == [0.5, 6, 10, 1.05]
 
 
 @pytest.mark.parametrize(

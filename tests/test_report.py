@@ -335,8 +335,19 @@ def test_forest(study, make_report):
     markers = [line.get_markerfacecolor() for line in figure.axes[0].lines if line.get_marker() == "D"]
     assert [label.split(": ")[1] for label in labels] == ["2 Atari games, 200k steps", "2 MinAtar games, 200k steps"]
     assert markers == ["black"], "the seeds separate in both games"
+    before = table(study.root, "forest")
+    make_report([study.root, f"{study.root}/."], "--forest")
+    assert len(table(study.root, "forest")) == len(before), "a folder given twice is one"
     none = make_report(study.root, "--forest", "--k", "2n", check=False)
     assert none.code == 2 and "no agent has played a game both with k = 2n and without the layer" in none.stderr
+
+
+def test_folders_of_one_name_are_two_lines_of_the_forest(tmp_path, make_report):
+    roots = [tmp_path / name / "runs" for name in ("one", "two")]
+    for root, agent, seed in product(roots, ("minatar_dqn", "minatar_mexp"), (1, 2)):
+        make_run(root, "MinAtar/Breakout-v1", agent, seed, [1.0])
+    make_report(roots, "--forest", "--out", tmp_path / "out")
+    assert len({row["name"] for row in table(tmp_path, "forest")}) == 2
 
 
 # RUNS AS THEY COME
@@ -417,6 +428,9 @@ def test_damaged_folders_are_named(tmp_path, make_report):
         "no_config": lambda f: (f / "config.json").unlink(),
         "cut_config": lambda f: (f / "config.json").write_text('{"args": {'),
         "other_config": lambda f: (f / "config.json").write_text('{"args": {"seed": 3}}'),
+        "no_start": lambda f: (f / "config.json").write_text(
+            '{"args": {"env_id": "MinAtar/Asterix-v1", "exp_name": "dqn"}, "starts": []}'
+        ),
         "empty_csv": lambda f: (f / "eval.csv").write_text(""),
         "only_header": lambda f: (f / "eval.csv").write_text(HEADER + "\n"),
         "cut_row": lambda f: (f / "eval.csv").write_text(HEADER + "\n1,2,3\n"),
@@ -468,6 +482,14 @@ def test_settings_that_differ(tmp_path, make_report):
     assert "IB-DQN(n) and DQN, with which it is compared, differ in `--gamma`." in make_report(tmp_path).stderr
     make_run(tmp_path, "ALE/Pong-v5", "dqn", 3, [4.0], gamma=0.9, adam_eps=1e-8)
     assert "The runs of DQN differ in `--adam-eps`, `--gamma`." in make_report(tmp_path).stderr
+
+
+def test_a_measure_that_not_all_runs_have_is_named(tmp_path, make_report):
+    for seed, sparsity in ((1, None), (2, 0.5), (3, 0.5)):
+        make_run(tmp_path, "ALE/Pong-v5", "dense", seed, [4.0], sparsity=sparsity)
+        make_run(tmp_path, "ALE/Pong-v5", "eaudeqn", seed, [4.0], sparsity=0.5)
+        make_run(tmp_path, "ALE/Pong-v5", "dqn", seed, [4.0])
+    assert "`sparsity` of Dense DQN is that of the runs that have it, not of all." in make_report(tmp_path).stderr
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
@@ -538,3 +560,4 @@ def test_bad_flags(tmp_path, make_report):
     make_run(tmp_path, "ALE/Pong-v5", "dqn", 1, [1.0])
     result = make_report(tmp_path, "--out", "/proc/none", check=False)
     assert result.code == 2 and result.stderr.startswith("error: --out /proc/none cannot be written to (")
+    assert make_report(tmp_path, "--out", "/proc", check=False).stderr.startswith("error: --out /proc cannot be")

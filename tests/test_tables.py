@@ -6,8 +6,10 @@ import shlex
 import subprocess
 import sys
 
+import numpy as np
 import pages
 import pytest
+import scipy.stats
 from helpers import ROOT
 
 PAGES = sorted({path for path, _ in pages.TABLES})
@@ -16,6 +18,13 @@ PAGES = sorted({path for path, _ in pages.TABLES})
 @pytest.mark.parametrize("path", PAGES)
 def test_tables(path):
     assert pages.problems(tables=[entry for entry in pages.TABLES if entry[0] == path]) == []
+
+
+def test_permutation_p():
+    """Of one game, the exact test of Mann and Whitney."""
+    x, y = np.array([3.1, 4.2, 1.5, 6.0]), np.array([2.0, 0.5, 1.0, 3.5, 0.1])
+    expected = scipy.stats.mannwhitneyu(x, y, method="exact")
+    assert pages.permutation_p([(x, y)]) == pytest.approx((expected.statistic / 20, expected.pvalue))
 
 
 @pytest.mark.slow
