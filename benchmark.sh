@@ -146,8 +146,8 @@ finish() {
 }
 
 # ARGUMENTS
-set -f # lists are taken apart at their commas, and nothing in them is a pattern
 unset agents
+set -f # lists are taken apart at their commas, and nothing in them is a pattern
 root=$(CDPATH="" cd -- "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 suite=${1-} k_list="" workers="" gpus="" out=benchmark/$suite slurm="" use_slurm="" dry_run=""
 case $suite in
@@ -231,14 +231,13 @@ for game in ${games//,/ }; do
         if [ "$k" != own ]; then
           [[ $k != n ]] || number=$n
           [[ $k != [24]n ]] || number=$((${k%n} * n))
-          # 0.50 and 00.5 are 0.5
           [[ ! $number =~ ^0*(0|[1-9][0-9]*)(\.[0-9]*[1-9])?\.?0*$ ]] || number=${BASH_REMATCH[1]}${BASH_REMATCH[2]}
           name+=_k$k
           command+=" --mean-scaling-coefficient $k"
         fi
         command+=" --env-id $prefix$game-$version --seed $seed --exp-name $name --total-timesteps $steps"
         command+=" --runs-dir $(printf %q "$out/runs") --resume$extra"
-        [ -n "${listed[$game,$seed,$agent,$number]-}" ] || runs+=("$game-$name-$seed $command") # 4 and n may be one k
+        [ -n "${listed[$game,$seed,$agent,$number]-}" ] || runs+=("$game-$name-$seed $command") # n is 4, 4.0 is 4
         listed[$game,$seed,$agent,$number]=yes
       done
     done
@@ -283,8 +282,7 @@ if [ -z "$workers" ]; then # the cores that this process may use, at most a cont
   [ -z "$gpus" ] || workers=$(tr , '\n' <<<"$gpus" | wc -l)
 fi
 stop() {
-  trap - INT TERM HUP
-  group=$(jobs -p)
+  trap - INT TERM HUP && group=$(jobs -p)
   kill -- "-$group" 2>/dev/null
   for _ in {1..50}; do kill -0 -- "-$group" 2>/dev/null && sleep 0.2; done
   kill -KILL -- "-$group" 2>/dev/null
