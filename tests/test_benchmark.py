@@ -79,7 +79,7 @@ def test_every_agent(tmp_path):
             assert args.exp_name == agent
             if hasattr(args, "mean_scaling_coefficient"):
                 assert args.mean_scaling_coefficient == ("n" if "mexp" in agent else 0)
-            commands[agent] = line.split(f"{ROOT}/")[1].split(" --env-id")[0]
+            commands[agent] = line.split(f"{ROOT}/")[-1].split(" --env-id")[0]
     assert len(set(commands.values())) == len(commands) > 60, "two names for one agent"
     layer = "--mean-scaling-coefficient n"
     for agent, command in {
