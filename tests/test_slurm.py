@@ -117,7 +117,10 @@ def test_killed_requeued_and_out_of_time(slurm, tmp_path):
     assert "ArrayTaskThrottle=2" in details and "Comment=two words" in details
     again = re.search(r"as jobs (\d+)", slurm(*suite, "--slurm", "--mem=0", *extra))[1]
     for job in (second, after, again):
-        assert slurm("squeue", "-h", "-j", job, "-o", "%T %R").startswith("PENDING (Dependency)")
+        until = time.monotonic() + 120  # Slurm gives the reason when its scheduler has looked at the job
+        while "(None)" in (state := slurm("squeue", "-h", "-j", job, "-o", "%T %R")) and time.monotonic() < until:
+            time.sleep(1)
+        assert state.startswith("PENDING (Dependency)")
 
     def checkpointed():
         name = "SpaceInvaders-v1__minatar_dqn__1__*"
