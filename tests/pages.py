@@ -142,6 +142,7 @@ def counts():
         rows = [
             row for of in minatar_rows().values() for (game, m), row in of.items() if m == measure and game != "all"
         ]
+        rows = [row for row in rows if min(row["runs_with"], row["runs_without"]) >= 3]  # fewer get no arrow
         if rows:
             up, down = [sum(row["separate"] and (row["with"] > row["without"]) == so for row in rows) for so in (1, 0)]
             seeds = [(int(row["runs_with"]), int(row["runs_without"])) for row in rows]
@@ -150,7 +151,7 @@ def counts():
     rows = layer_rows()["DQN, Atari"]
     atari = [f"{LABELS[m]} {ratio_cell(rows['ALE/Breakout-v5', m])}" for m in LABELS if ("all", m) in rows]
     steps, runs = rows["all", "auc"]["steps"], seeds_of(rows.values())
-    text = f"Arrows in {len(seeds)} cells: {'; '.join(texts)}; by chance alone about {chance:.0f} a measure. "
+    text = f"Arrows, in {len(seeds)} cells of 3 seeds or more: {'; '.join(texts)}; by chance alone about {chance:.0f} a measure. "
     text += f"Atari's Breakout, {steps:,} steps, {runs} seeds: {', '.join(atari)}. Not run: {missing()}."
     return paragraph("counts", text)
 
