@@ -151,7 +151,8 @@ def counts():
     rows = layer_rows()["DQN, Atari"]
     atari = [f"{LABELS[m]} {ratio_cell(rows['ALE/Breakout-v5', m])}" for m in LABELS if ("all", m) in rows]
     steps, runs = rows["all", "auc"]["steps"], seeds_of(rows.values())
-    text = f"Arrows, in {len(seeds)} cells of 3 seeds or more: {'; '.join(texts)}; by chance alone about {chance:.0f} a measure. "
+    text = f"Arrows, in {len(seeds)} cells of 3 seeds or more: {'; '.join(texts)}; "
+    text += f"by chance alone about {chance:.0f} a measure. "
     text += f"Atari's Breakout, {steps:,} steps, {runs} seeds: {', '.join(atari)}. Not run: {missing()}."
     return paragraph("counts", text)
 
